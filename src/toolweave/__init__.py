@@ -1,0 +1,1 @@
+"""toolweave: weave tool calling into a small model, and prove it."""

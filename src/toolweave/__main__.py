@@ -1,0 +1,5 @@
+"""`python -m toolweave`."""
+
+from toolweave.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Data: readers, the embedded catalogue, synthesis, validation and mixing."""

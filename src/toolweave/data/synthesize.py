@@ -1,0 +1,345 @@
+"""Episodes from the catalogue: training groups that share a prompt, and held-out visits.
+
+Everything is drawn from one seeded generator, so the same seed gives the same rows everywhere.
+Training draws from `Split.TRAIN` and varies the prompt (which tools, their order and names, how the
+role is told, client version); held-out visits draw phrases and values from `Split.TEST` and show
+the agents as their authors wrote them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from toolweave.data.catalogue import Agent, Catalogue, CatalogueTool, Drawn, Split, fill, load_catalogue, placeholders
+from toolweave.dialects import get_dialect
+from toolweave.types import Episode, Lang, Role, Sample, Step, ToolCall, ToolSpec, Turn
+
+# How many pairs at the end of a list in conversation.yaml and chat.yaml are only for testing.
+_TEST_PAIRS = 5
+_TEST_CHATS = 30
+VISITS_PER_GROUP = 16
+_DIALECTS = ("agentfabric-v06", "agentfabric-v07")
+
+
+class Kind(StrEnum):
+    """What a visit asks of the agent."""
+
+    ONE_CALL = "one_call"
+    TWO_CALL = "two_call"
+    FOLLOW_UP = "follow_up"
+    TOOL_ERROR = "tool_error"
+    MISSING = "missing_argument"
+    NO_CALL = "no_call"
+
+
+_MIX = {
+    Kind.ONE_CALL: 0.50,
+    Kind.TWO_CALL: 0.13,
+    Kind.FOLLOW_UP: 0.09,
+    Kind.TOOL_ERROR: 0.07,
+    Kind.MISSING: 0.07,
+    Kind.NO_CALL: 0.14,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call with the sentence that asks for it and what came of it."""
+
+    query: str
+    call: ToolCall
+    surfaces: Mapping[str, str]
+    observation: str
+    answer: str
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """One agent as one prompt shows it."""
+
+    agent: Agent
+    tools: tuple[CatalogueTool, ...]
+    aliases: Mapping[str, str]
+    instruction: str | Role
+    lang: Lang
+    dialect: str
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        return tuple(replace(t.spec(self.lang), name=self.aliases.get(t.name, t.name)) for t in self.tools)
+
+
+class Synthesizer:
+    """Draws episodes of one split of the catalogue."""
+
+    def __init__(self, seed: int, split: Split, catalogue: Catalogue | None = None) -> None:
+        self._rng = random.Random(seed)
+        self._split = split
+        self._catalogue = catalogue or load_catalogue()
+
+    def group(self, agent: Agent, lang: Lang, visits: int = VISITS_PER_GROUP) -> list[Episode]:
+        """Return training episodes that all share one system message."""
+        setting = self._vary(agent, lang)
+        kinds = self._rng.choices(list(_MIX), weights=list(_MIX.values()), k=visits)
+        return [self.episode(setting, kind) for kind in kinds]
+
+    def episode(self, setting: _Setting, kind: Kind, tool: CatalogueTool | None = None) -> Episode:
+        """Return one episode of a kind; its last turn is the visit, earlier ones are history."""
+        tool = tool or self._rng.choice(setting.tools)
+        make: Callable[[_Setting, CatalogueTool], tuple[list[Turn], tuple[str, ...]]] = {
+            Kind.ONE_CALL: self._one_call,
+            Kind.TWO_CALL: self._two_call,
+            Kind.FOLLOW_UP: self._follow_up,
+            Kind.TOOL_ERROR: self._tool_error,
+            Kind.MISSING: self._missing,
+            Kind.NO_CALL: self._no_call,
+        }[kind]
+        turns, facts = make(setting, tool)
+        meta = {"kind": kind, "agent": setting.agent.key, "lang": setting.lang, "dialect": setting.dialect}
+        return Episode(
+            setting.specs, tuple(turns), setting.instruction, setting.lang, meta={**meta, "facts": list(facts)}
+        )
+
+    def setting(self, agent: Agent, lang: Lang, dialect: str) -> _Setting:
+        """Return the agent as its author wrote it."""
+        return _Setting(agent, agent.tools, {}, self._instruction(agent, lang), lang, dialect)
+
+    def _vary(self, agent: Agent, lang: Lang) -> _Setting:
+        rng = self._rng
+        tools = rng.sample(agent.tools, k=min(len(agent.tools), rng.choice((1, 2, 2, 3, 3, 4))))
+        if rng.random() < 0.35:
+            others = [t for other in self._catalogue.agents if not other.held_out for t in other.tools]
+            names = {tool.name for tool in tools}
+            strangers = [tool for tool in rng.sample(others, k=2) if tool.name not in names]
+            tools = [*tools, *strangers][-4:]
+        rng.shuffle(tools)
+        aliases = {tool.name: _alias(tool.name, rng) for tool in tools if rng.random() < 0.35}
+        return _Setting(
+            agent, tuple(tools), aliases, self._instruction(agent, lang), lang, rng.choice(_DIALECTS)
+        )
+
+    def _instruction(self, agent: Agent, lang: Lang) -> str | Role:
+        if self._rng.random() < 0.5:
+            return self._rng.choice(agent.role[lang])
+        functions: str | list[str] = list(agent.functions[lang])
+        if self._rng.random() < 0.5:
+            functions = ("；" if lang is Lang.ZH else "; ").join(functions)
+        return Role(name=agent.name[lang], description=agent.description[lang], instruction=functions)
+
+    # --- kinds -------------------------------------------------------------------------------
+
+    def _one_call(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
+        asked = self._ask(setting, tool, self._sentence(tool, setting.lang))
+        return [_turn(asked)], asked.facts
+
+    def _two_call(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
+        others = [other for other in setting.tools if other is not tool] or [tool]
+        tools = (tool, self._rng.choice(others))
+        first, second = (self._ask(setting, t, self._rng.choice(t.phrases["clauses"][setting.lang])) for t in tools)
+        if first.call == second.call:
+            return self._one_call(setting, tool)
+        joins = self._pieces("heldout_joins" if self._split is Split.TEST else "joins", setting.lang)
+        query = fill(self._rng.choice(joins), {"a": first.query, "b": second.query})
+        glue = "" if setting.lang is Lang.ZH else " "
+        steps = (Step(first.call, first.observation), Step(second.call, second.observation))
+        turn = Turn(self._finish(query, setting.lang), steps, first.answer + glue + second.answer)
+        return [turn], (*first.facts, *second.facts)
+
+    def _follow_up(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
+        first = self._ask(setting, tool, self._sentence(tool, setting.lang, optional=False))
+        phrases = tool.phrases["followups"][setting.lang]
+        phrase = phrases[-1] if self._split is Split.TEST else self._rng.choice(phrases[:-1])
+        (changed,) = placeholders(phrase)
+        for _ in range(8):
+            second = self._ask(setting, tool, phrase, keep=first)
+            if second.call.arguments.get(changed) != first.call.arguments.get(changed):
+                break
+        return [_turn(first), _turn(second)], second.facts
+
+    def _tool_error(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
+        asked = self._ask(setting, tool, self._sentence(tool, setting.lang))
+        detail = self._rng.choice(self._pieces("error_details", setting.lang, tail=_TEST_PAIRS))
+        framed = get_dialect(setting.dialect).error_observation(asked.call, detail)
+        observation = framed if self._rng.random() < 0.6 else detail
+        template = self._rng.choice(self._catalogue.conversation["error_answers"][setting.lang])
+        answer = fill(template, {"tool": asked.call.name, "detail": detail})
+        return [Turn(asked.query, (Step(asked.call, observation),), answer)], ()
+
+    def _missing(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
+        phrases = tool.phrases["missing"][setting.lang]
+        phrase = phrases[-1] if self._split is Split.TEST else self._rng.choice(phrases[:-1])
+        drawn = self._draw(tool, placeholders(phrase), setting.lang)
+        parameter = tool.parameter(tool.missing)
+        question = fill(phrase, {name: value.surface for name, value in drawn.items()})
+        ask = Turn(question, (), self._rng.choice(parameter.ask[setting.lang]))
+        if self._split is Split.TEST or self._rng.random() < 0.5:
+            return [ask], ()
+        # The user supplies what was asked for: the call takes both turns together.
+        value = self._draw(tool, {parameter.name}, setting.lang)
+        asked = self._ask(setting, tool, f"{{{parameter.name}}}", given={**drawn, **value})
+        return [ask, _turn(asked)], asked.facts
+
+    def _no_call(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
+        lang = setting.lang
+        kinds = ["greetings", "thanks", "chat", "chat"]
+        values: dict[str, str] = {}
+        if not isinstance(setting.instruction, str):
+            kinds += ["identity", "capability"]
+            functions = setting.agent.functions[lang]
+            glue = "；" if lang is Lang.ZH else "; "
+            values = {"name": setting.agent.name[lang], "functions": glue.join(functions)}
+        kind = self._rng.choice(kinds)
+        if kind == "chat":
+            pair = self._rng.choice(_part(self._catalogue.chat[lang], _TEST_CHATS, self._split))
+        else:
+            pairs = self._pieces(kind, lang, tail=_TEST_PAIRS)
+            pair = self._rng.choice([pair for pair in pairs if placeholders(pair["a"]) <= set(values)])
+        turn = Turn(pair["q"], (), fill(pair["a"], values))
+        facts = (values["name"],) if kind == "identity" else ()
+        history = [_turn(self._ask(setting, tool, self._sentence(tool, lang)))] if kind == "thanks" else []
+        return [*history, turn], facts
+
+    # --- pieces ------------------------------------------------------------------------------
+
+    def _sentence(self, tool: CatalogueTool, lang: Lang, *, optional: bool = True) -> str:
+        """Return a request template, wrapped the way people wrap requests."""
+        rng, test = self._rng, self._split is Split.TEST
+        required = {parameter.name for parameter in tool.parameters if parameter.required}
+
+        def usable(kind: str) -> list[str]:
+            return [p for p in tool.phrases[kind][lang] if optional or placeholders(p) == required]
+
+        whole = usable("heldout" if test else "questions")
+        clauses = usable("clauses")
+        if not clauses or (whole and rng.random() < (0.7 if test else 0.6)):
+            sentence = rng.choice(whole)
+            opening = rng.choice(self._pieces("sentence_before", lang)) if not test and rng.random() < 0.15 else ""
+            return opening + sentence
+        clause = rng.choice(clauses)
+        before = self._pieces("heldout_before" if test else "polite_before", lang)
+        after = self._pieces("heldout_after" if test else "polite_after", lang)
+        draw = rng.random()
+        if draw < (0.5 if test else 0.35):
+            if not ("帮" in clause[:2] or clause.startswith("help")):
+                clause = rng.choice(before) + clause
+        elif draw < (1.0 if test else 0.6):
+            clause += rng.choice(after)
+        return self._finish(clause, lang)
+
+    def _finish(self, sentence: str, lang: Lang) -> str:
+        """Give an imperative its capital and final punctuation, or leave it bare."""
+        rng = self._rng
+        if lang is Lang.EN and rng.random() < 0.6:
+            sentence = sentence[:1].upper() + sentence[1:]
+        if sentence[-1:] in "?？!！.。":
+            return sentence
+        ends = ("", "", "。", "！") if lang is Lang.ZH else ("", "", ".", "!")
+        return sentence + rng.choice(ends)
+
+    def _ask(
+        self,
+        setting: _Setting,
+        tool: CatalogueTool,
+        phrase: str,
+        *,
+        keep: _Asked | None = None,
+        given: Mapping[str, Drawn] | None = None,
+    ) -> _Asked:
+        """Fill a request and make its call, observation and answer; `keep` carries over earlier arguments."""
+        lang, rng = setting.lang, self._rng
+        drawn = dict(given) if given is not None else self._draw(tool, placeholders(phrase), lang)
+        surfaces = {**(keep.surfaces if keep else {}), **{name: value.surface for name, value in drawn.items()}}
+        named = {**(keep.call.arguments if keep else {}), **{name: value.value for name, value in drawn.items()}}
+        arguments = {p.name: named[p.name] for p in tool.parameters if p.name in named}
+        found = {name: slot.draw(rng, lang, self._split).surface for name, slot in tool.results.items()}
+        values = {**surfaces, **found}
+        observation = fill(self._whole("observation", tool, values, lang), values)
+        answer = fill(self._whole("answer", tool, values, lang), values)
+        call = ToolCall(setting.aliases.get(tool.name, tool.name), arguments)
+        return _Asked(fill(phrase, values), call, surfaces, observation, answer, tuple(found.values()))
+
+    def _whole(self, kind: str, tool: CatalogueTool, values: Mapping[str, Any], lang: Lang) -> str:
+        """Choose a template all of whose placeholders are known."""
+        templates = [t for t in tool.phrases[kind][lang] if placeholders(t) <= set(values)]
+        return self._rng.choice(templates or list(tool.phrases[kind][lang]))
+
+    def _draw(self, tool: CatalogueTool, names: set[str], lang: Lang) -> dict[str, Drawn]:
+        """Draw the named parameters; two of one pool (origin, destination) get different values."""
+        drawn: dict[str, Drawn] = {}
+        for parameter in tool.parameters:
+            if parameter.name not in names:
+                continue
+            for _ in range(20):
+                value = parameter.slot.draw(self._rng, lang, self._split)
+                if value.value not in [other.value for other in drawn.values()]:
+                    break
+            drawn[parameter.name] = value
+        return drawn
+
+    def _pieces(self, name: str, lang: Lang, tail: int = 0) -> Sequence[Any]:
+        pieces = self._catalogue.conversation[name][lang]
+        return _part(pieces, tail, self._split) if tail else pieces
+
+
+def _part(items: Sequence[Any], tail: int, split: Split) -> Sequence[Any]:
+    return items[-tail:] if split is Split.TEST else items[:-tail]
+
+
+def _turn(asked: _Asked) -> Turn:
+    return Turn(asked.query, (Step(asked.call, asked.observation),), asked.answer)
+
+
+def _alias(name: str, rng: random.Random) -> str:
+    """Rename a tool, so that the name must be read from the prompt."""
+    words = name.split("_")
+    camel = words[0] + "".join(word.title() for word in words[1:])
+    return rng.choice(
+        (camel, f"get_{name}", f"{name}_v2", f"{name}_api", f"my_{name}", "_".join(reversed(words)), f"{camel}Tool")
+    )
+
+
+def training_groups(visits: int, seed: int = 0) -> Iterator[list[Sample]]:
+    """Yield groups of samples, about `visits` episodes in all, each group sharing one system message.
+
+    Agents and languages take turns, so every stretch of the stream covers the whole catalogue.
+    """
+    synthesizer = Synthesizer(seed, Split.TRAIN)
+    rng = random.Random(seed + 1)
+    agents = [agent for agent in load_catalogue().agents if not agent.held_out]
+    rounds: list[tuple[Agent, Lang]] = []
+    for _ in range(max(1, round(visits / VISITS_PER_GROUP))):
+        if not rounds:
+            rounds = [(agent, lang) for agent in agents for lang in Lang]
+            rng.shuffle(rounds)
+        agent, lang = rounds.pop()
+        episodes = synthesizer.group(agent, lang)
+        yield [sample for episode in episodes for sample in get_dialect(episode.meta["dialect"]).render(episode)]
+
+
+def held_out_episodes(seed: int = 7) -> list[Episode]:
+    """Return the fixed held-out episodes: test phrases and values, and two agents never trained on."""
+    synthesizer = Synthesizer(seed, Split.TEST)
+    counts = {Kind.TWO_CALL: 14, Kind.FOLLOW_UP: 14, Kind.TOOL_ERROR: 14, Kind.MISSING: 10, Kind.NO_CALL: 24}
+    episodes: list[Episode] = []
+    agents = load_catalogue().agents
+    for lang in Lang:
+        # One prompt an agent and language: as in an app, its visits share their prefix.
+        settings = [
+            synthesizer.setting(agent, lang, _DIALECTS[(number + (lang is Lang.EN)) % 2])
+            for number, agent in enumerate(agents)
+        ]
+        for setting in settings:
+            for tool in setting.tools:
+                for _ in range(3 if setting.agent.held_out else 1):
+                    episode = synthesizer.episode(setting, Kind.ONE_CALL, tool)
+                    episode.meta["held_out_agent"] = setting.agent.held_out
+                    episodes.append(episode)
+        known = [setting for setting in settings if not setting.agent.held_out]
+        for kind, count in counts.items():
+            episodes += [synthesizer.episode(known[number % len(known)], kind) for number in range(count)]
+    return episodes

@@ -1,0 +1,205 @@
+"""The prompt format of ModelScope-Agent's RolePlay, which AgentFabric agents use.
+
+The text is wire format: `tests/fixtures/exchanges` holds requests recorded from the real client,
+versions 0.6 and 0.7, and ours are equal to them byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from toolweave.dialects.base import Dialect, Prompt
+from toolweave.dialects.parsing import parse_action_reply
+from toolweave.types import Lang, Message, Reply, Role, ToolCall, ToolSpec
+
+Variant = Literal["v06", "v07"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """The wording of one language."""
+
+    knowledge: str
+    tools: str
+    tool_line: str
+    instruction: str
+    call_word: str
+    can_use: str
+    read_knowledge: str
+    acting: str
+    files: str
+
+
+_TEXT = {
+    Lang.ZH: _Text(
+        knowledge="\n\n# 知识库\n\n{doc}\n\n",
+        tools=(
+            "\n# 工具\n\n## 你拥有如下工具：\n\n{lines}\n\n"
+            "## 当你需要调用工具时，请在你的回复中穿插如下的工具调用命令，可以根据需求调用零次或多次：\n\n"
+            "工具调用\nAction: 工具的名称，必须是[{names}]之一\nAction Input: 工具的输入\n"
+            "Observation: <result>工具返回的结果</result>\nAnswer: 根据Observation总结本次工具调用返回的结果{url}\n\n"
+        ),
+        tool_line="{name}: {name} API。{description} 输入参数: {parameters} Format the arguments as a JSON object.",
+        instruction=(
+            "\n# 指令\n\n{role}\n\n"
+            "请注意：你具有图像和视频的展示能力，也具有运行代码的能力，不要在回复中说你做不到。\n"
+        ),
+        call_word="工具调用",
+        can_use="。你可以使用工具：[{names}]",
+        read_knowledge="。请查看前面的知识库",
+        acting="你正在扮演{name}",
+        files='[上传文件 "{files}"]',
+    ),
+    Lang.EN: _Text(
+        knowledge="\n\n# Knowledge Base\n\n{doc}\n\n",
+        tools=(
+            "\n# Tools\n\n## You have the following tools:\n\n{lines}\n\n"
+            "## When you need to call a tool, please intersperse the following tool command in your reply. "
+            "You can call zero or more times according to your needs:\n\n"
+            "Tool Invocation\nAction: The name of the tool, must be one of [{names}]\nAction Input: Tool input\n"
+            "Observation: <result>Tool returns result</result>\n"
+            "Answer: Summarize the results of this tool call based on Observation.{url}\n\n"
+        ),
+        tool_line="{name}: {name} API. {description} Parameters: {parameters} Format the arguments as a JSON object.",
+        instruction=(
+            "\n#Instructions\n\n{role}\n\n"
+            "Note: you have the ability to display images and videos, as well as the ability to run code. "
+            "Don't say you can't do it.\n"
+        ),
+        call_word="Tool Invocation",
+        can_use=". you can use tools: [{names}]",
+        read_knowledge=". Please read the knowledge base at the beginning",
+        acting="You are playing as {name}",
+        files='[Upload file "{files}"]',
+    ),
+}
+
+_URL_CLAUSE: dict[tuple[Variant, Lang], str] = {
+    ("v06", Lang.ZH): "，如果结果中出现url，请使用如下格式展示出来：![图片](url)",
+    ("v07", Lang.ZH): "。如果结果中出现url，请严格遵循Observation中url的格式进行展示。",
+    ("v06", Lang.EN): " If the result contains url, please display it in the following format:![Image](URL)",
+    ("v07", Lang.EN): "",
+}
+
+
+def knowledge_limit() -> int:
+    """Return how many characters of knowledge go into the prompt (`KNOWLEDGE_LIMIT`, default 4000)."""
+    return int(os.environ.get("KNOWLEDGE_LIMIT", "4000"))
+
+
+def contains_chinese(text: str) -> bool:
+    """Tell whether the text has a Chinese character; upstream picks a tool line's language by this."""
+    return any("\u4e00" <= char <= "\u9fff" for char in text)
+
+
+class AgentFabric(Dialect):
+    """RolePlay's ReAct-like dialect, in the wording of client 0.6 (`v06`) or 0.7 (`v07`)."""
+
+    stop = ("Observation:", "Observation:\n")
+
+    def __init__(self, variant: Variant = "v06") -> None:
+        self.variant: Variant = variant
+        self.name = f"agentfabric-{variant}"
+
+    def start(self, prompt: Prompt) -> list[Message]:
+        """Return system message, history and the user turn."""
+        return [
+            Message(role="system", content=self.system(prompt)),
+            *prompt.history,
+            Message(role="user", content=self._user(prompt)),
+        ]
+
+    def system(self, prompt: Prompt) -> str:
+        """Return the system message: knowledge, tools and instruction, in this order."""
+        text = _TEXT[prompt.lang]
+        knowledge = text.knowledge.format(doc=prompt.knowledge[: knowledge_limit()]) if prompt.knowledge else ""
+        tools = self._tools(prompt) if prompt.tools or self._offers_empty_tools else ""
+        return knowledge + tools + text.instruction.replace("{role}", role_prompt(prompt.instruction, prompt.lang))
+
+    def advance(self, messages: Sequence[Message], reply: str, observation: str) -> list[Message]:
+        """Return the next request: the whole trace grows inside the last (the user's) message."""
+        trace = self.visible(reply)
+        if self.variant == "v06":
+            trace = trace.rstrip()
+        last = messages[-1]
+        grown = Message(role=last["role"], content=last["content"] + trace + self.observation_text(observation))
+        return [*messages[:-1], grown]
+
+    def observation_text(self, observation: str) -> str:
+        """Return the frame that shows an observation to model and user."""
+        return f"\nObservation: <result>{observation}</result>\nAnswer:"
+
+    def call_completion(self, call: ToolCall, lang: Lang) -> str:
+        """Return the call block up to its stop word; the end token comes after it.
+
+        The stop word is part of what the model learns: a server that honours `stop` cuts there,
+        one that does not meets the end token.
+        """
+        word, stop = _TEXT[lang].call_word, self.stop[0]
+        # A stop word inside an argument would end the reply there; JSON can spell its colon otherwise.
+        arguments = call.arguments_json().replace(stop, stop[:-1] + "\\u003a")
+        return f"{word}\nAction: {call.name}\nAction Input: {arguments}\n{stop}"
+
+    def parse(self, reply: str) -> Reply:
+        """Find the calls of a reply; see `parse_action_reply`."""
+        words = tuple(text.call_word for text in _TEXT.values())
+        return parse_action_reply(self.visible(reply), call_words=words)
+
+    @property
+    def _offers_empty_tools(self) -> bool:
+        """Client 0.7 writes the tool block even when the agent has no tools."""
+        return self.variant == "v07"
+
+    def _tools(self, prompt: Prompt) -> str:
+        text = _TEXT[prompt.lang]
+        lines = "\n\n".join(_tool_line(tool) for tool in prompt.tools)
+        url = _URL_CLAUSE[self.variant, prompt.lang]
+        return (
+            text.tools.replace("{url}", url).replace("{names}", _names(prompt.tools)).replace("{lines}", lines)
+        )
+
+    def _user(self, prompt: Prompt) -> str:
+        text = _TEXT[prompt.lang]
+        notes = ""
+        if not isinstance(prompt.instruction, str):
+            notes += text.acting.format(name=prompt.instruction["name"])
+        if prompt.tools or self._offers_empty_tools:
+            notes += text.can_use.format(names=_names(prompt.tools))
+        if prompt.knowledge:
+            notes += text.read_knowledge
+        files = text.files.format(files=",".join(prompt.files)) if prompt.files else ""
+        return (f"({notes})" if notes else "") + files + prompt.query
+
+
+def role_prompt(instruction: str | Role, lang: Lang) -> str:
+    """Return the role text: a string as it is, a dict in AgentFabric's sentence frame."""
+    if isinstance(instruction, str):
+        return instruction
+    functions = instruction.get("instruction") or ""
+    if not isinstance(functions, str):
+        functions = "；".join(functions)
+    name, description = instruction.get("name", ""), instruction.get("description", "")
+    if lang is Lang.ZH:
+        return (
+            f"你扮演AI-Agent，你的名字是{name}。{description}"
+            f"\n你具有下列具体功能：{functions}\n下面你将开始扮演{name}"
+        )
+    return (
+        f"You are playing as an AI-Agent, Your name is {name}.{description}"
+        f"\nYou have the following specific functions:{functions}\nNow you will start playing as{name}"
+    )
+
+
+def _names(tools: Sequence[ToolSpec]) -> str:
+    return ",".join(tool.name for tool in tools)
+
+
+def _tool_line(tool: ToolSpec) -> str:
+    lang = Lang.ZH if contains_chinese(tool.description) else Lang.EN
+    parameters = json.dumps(tool.parameters, ensure_ascii=False)
+    line = _TEXT[lang].tool_line.replace("{name}", tool.name)
+    return line.replace("{parameters}", parameters).replace("{description}", tool.description)

@@ -1,0 +1,1 @@
+"""Training: prefix-tree packing, attention, loss and the fine-tuning loop."""

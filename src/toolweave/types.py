@@ -1,0 +1,153 @@
+"""The vocabulary of toolweave: tools, calls, episodes and samples. Imports nothing of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Required, TypedDict
+
+Json = dict[str, Any]
+
+
+class Message(TypedDict):
+    """One chat message as it goes over the wire."""
+
+    role: str
+    content: str
+
+
+class Lang(StrEnum):
+    """Language of the prompt frame (not necessarily of the user)."""
+
+    ZH = "zh"
+    EN = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as the model sees it: `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str
+    parameters: Json
+
+    def openai(self) -> Json:
+        """Return the OpenAI function schema."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+    @classmethod
+    def from_openai(cls, schema: Mapping[str, Any]) -> ToolSpec:
+        """Read an OpenAI function schema, with or without its `{"type": "function"}` wrapper."""
+        function = schema.get("function", schema)
+        parameters = function.get("parameters") or {"type": "object", "properties": {}, "required": []}
+        return cls(function["name"], function.get("description") or "", parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A well-formed call. `raw` is the argument text the model wrote, if a model wrote it."""
+
+    name: str
+    arguments: Json
+    raw: str = field(default="", compare=False)
+
+    def arguments_json(self) -> str:
+        """Return the arguments as JSON text with Chinese left readable."""
+        return json.dumps(self.arguments, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidToolCall:
+    """A call that could not be read: a value, never an exception.
+
+    `name` is what stood after `Action:`, `raw` the argument text, `reason` says what is wrong.
+    """
+
+    name: str
+    raw: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A model reply taken apart: what it says to the user and what it calls."""
+
+    text: str
+    calls: tuple[ToolCall | InvalidToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call and what the tool returned."""
+
+    call: ToolCall
+    observation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One user turn: the query, the calls it took, the answer."""
+
+    query: str
+    steps: tuple[Step, ...]
+    answer: str
+    files: tuple[str, ...] = ()
+
+
+class Role(TypedDict, total=False):
+    """AgentFabric's structured instruction; everything but `name` may be missing."""
+
+    name: Required[str]
+    description: str
+    instruction: str | list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """The structured truth of a conversation; a dialect renders it to samples.
+
+    `instruction` is a free-form role prompt or AgentFabric's `{name, description, instruction}`.
+    """
+
+    tools: tuple[ToolSpec, ...]
+    turns: tuple[Turn, ...]
+    instruction: str | Role = ""
+    lang: Lang = Lang.ZH
+    knowledge: str = ""
+    meta: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A training row: a request exactly as an app sends it, and the reply it should have got."""
+
+    messages: tuple[Message, ...]
+    completion: str
+    stop: tuple[str, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
+    meta: Json = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        """Return the JSONL form; tools are one JSON string so that Arrow adds no foreign nulls."""
+        return {
+            "messages": list(self.messages),
+            "stop": list(self.stop),
+            "completion": self.completion,
+            "tools": json.dumps([tool.openai() for tool in self.tools], ensure_ascii=False),
+            "meta": self.meta,
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Sample:
+        """Read the JSONL form. Raises KeyError, TypeError or ValueError on a malformed row."""
+        messages = tuple(Message(role=str(m["role"]), content=str(m["content"])) for m in row["messages"])
+        if not messages:
+            raise ValueError("a sample needs at least one message")
+        tools = tuple(ToolSpec.from_openai(tool) for tool in json.loads(row.get("tools") or "[]"))
+        completion = row["completion"]
+        if not isinstance(completion, str):
+            raise TypeError("completion must be a string")
+        return cls(messages, completion, tuple(row.get("stop") or ()), tools, dict(row.get("meta") or {}))

@@ -1,0 +1,1 @@
+"""Weights: adapters, merging, export and the manifest that travels with them."""

@@ -1,0 +1,155 @@
+"""Prefix trees compute every distinct token once, with the loss and gradients of one-by-one training."""
+
+from __future__ import annotations
+
+from functools import cache
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from toolweave.training import attention
+from toolweave.training.loss import tree_loss
+from toolweave.training.prefix_tree import Encoded, PrefixTree
+
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 12,
+}
+ARCHITECTURES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+
+@st.composite
+def encoded(draw: st.DrawFn) -> Encoded:
+    """A sample over three tokens, so that prefixes are shared often."""
+    ids = draw(st.lists(st.integers(0, 2), min_size=2, max_size=12))
+    return Encoded(tuple(ids), draw(st.integers(1, len(ids) - 1)))
+
+
+SAMPLE_SETS = st.lists(encoded(), min_size=1, max_size=7)
+
+
+@cache
+def model_of(name: str) -> PreTrainedModel:
+    config, architecture = ARCHITECTURES[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: PreTrainedModel = architecture(config(**SHAPE)).float()
+    return model
+
+
+def gradients(model: PreTrainedModel) -> list[Tensor]:
+    return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+
+def one_by_one(model: PreTrainedModel, samples: list[Encoded]) -> tuple[Tensor, list[Tensor]]:
+    model.set_attn_implementation("eager")
+    model.zero_grad()
+    loss = torch.zeros(())
+    for sample in samples:
+        logits = model(torch.tensor([sample.ids]), use_cache=False).logits[0, sample.prompt - 1 : -1]
+        loss = loss + nn.functional.cross_entropy(logits, torch.tensor(sample.ids[sample.prompt :]), reduction="sum")
+    loss.backward()
+    return loss.detach(), gradients(model)
+
+
+def packed(model: PreTrainedModel, samples: list[Encoded]) -> tuple[Tensor, list[Tensor]]:
+    model.set_attn_implementation(attention.NAME)
+    model.zero_grad()
+    loss = tree_loss(model, PrefixTree.build(samples))
+    loss.backward()
+    return loss.detach(), gradients(model)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(max_examples=25, deadline=None)
+@given(samples=SAMPLE_SETS)
+def test_loss_and_gradients_equal_one_by_one(architecture: str, samples: list[Encoded]) -> None:
+    model = model_of(architecture)
+    expected, expected_gradients = one_by_one(model, samples)
+    loss, tree_gradients = packed(model, samples)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    assert len(tree_gradients) == len(expected_gradients) == len(list(model.parameters()))
+    for got, want in zip(tree_gradients, expected_gradients, strict=True):
+        assert (got - want).norm() <= 1e-5 * max(1.0, float(want.norm()))
+
+
+def path_to(tree: PrefixTree, at: int) -> list[int]:
+    """Return the flat indices from the root to token `at`: what it may attend to."""
+    path: list[int] = []
+    for node in tree.nodes:
+        if node.start <= at < node.stop:
+            path += range(node.start, at + 1)
+        elif node.stop <= at < node.end:
+            path += range(node.start, node.stop)
+    return path
+
+
+@given(SAMPLE_SETS)
+def test_the_path_to_a_token_is_a_prefix_of_its_samples(samples: list[Encoded]) -> None:
+    tree = PrefixTree.build(samples)
+    tokens = tree.tokens.tolist()
+    prefixes = {sample.ids[:length] for sample in samples for length in range(1, len(sample.ids) + 1)}
+    paths = [path_to(tree, at) for at in range(len(tokens))]
+    # Every distinct prefix ends at exactly one token of the tree.
+    assert len(tokens) == len(prefixes)
+    assert {tuple(tokens[at] for at in path) for path in paths} == prefixes
+    assert tree.positions.tolist() == [len(path) - 1 for path in paths]
+    assert tree.nominal == sum(len(sample.ids) for sample in samples)
+
+
+@given(SAMPLE_SETS)
+def test_labels_are_the_completions_of_the_samples(samples: list[Encoded]) -> None:
+    tree = PrefixTree.build(samples)
+    tokens = tree.tokens.tolist()
+    wanted: dict[tuple[int, ...], int] = {}
+    for sample in samples:
+        for at in range(sample.prompt, len(sample.ids)):
+            wanted[sample.ids[: at + 1]] = wanted.get(sample.ids[: at + 1], 0) + 1
+    labels = zip(tree.label_at.tolist(), tree.label_target.tolist(), tree.label_weight.tolist(), strict=True)
+    assert {(*(tokens[i] for i in path_to(tree, at)), target): weight for at, target, weight in labels} == wanted
+
+
+@given(SAMPLE_SETS, st.randoms(use_true_random=False))
+def test_the_order_of_samples_does_not_matter(samples: list[Encoded], random: Random) -> None:
+    shuffled = list(samples)
+    random.shuffle(shuffled)
+    first, second = PrefixTree.build(samples), PrefixTree.build(shuffled)
+    assert first.nodes == second.nodes
+    for name in ("tokens", "positions", "label_at", "label_target", "label_weight"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+
+
+def test_a_shared_prompt_is_computed_once() -> None:
+    prompt = tuple(range(100))
+    samples = [Encoded((*prompt, 100 + end, 7), 100) for end in range(5)]
+    tree = PrefixTree.build(samples)
+    assert (len(tree.tokens), tree.nominal, len(tree.nodes)) == (110, 510, 6)
+
+
+def test_a_sliding_window_shorter_than_the_samples_is_refused() -> None:
+    tree = PrefixTree.build([Encoded(tuple(range(10)), 2)])
+    query = torch.zeros(1, 2, 10, 16)
+    with pytest.raises(ValueError, match="sliding window"):
+        attention.tree_attention(nn.Identity(), query, query, query, None, tree=tree, sliding_window=4)
