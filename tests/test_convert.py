@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from toolweave.data.convert import convert
@@ -81,18 +81,19 @@ def write_rows(path: Path, *rows: Any) -> Path:
 
 _TRICKY = (
     'Parameters: [{"name": "x"}]', "Parameters: []", "2. other: text", "Use the following format", "]}", '"}]', "{}",
-    "useful for?", "an API. What is", "Action: x", "Final Answer", "工具调用", "北京市海淀区", "🌦️", "👩‍🔬", "\\", "'", '"',
-    "“引号”", "{name}", "API。", "a.b", "\\n", "\u2028",
+    "useful for?", "an API. What is", "Action: x", "Final Answer", "工具调用", "北京市海淀区", "🌦️", "👩‍🔬", "\\",
+    "'", '"', "“引号”", "{name}", "API。", "a.b", "\\n", "\u2028",
 )  # fmt: skip
 _letters = st.text(string.ascii_letters + string.digits + string.punctuation + " 你好，。：！？“”é∞😀", max_size=12)
-_pieces = st.lists(st.one_of(st.sampled_from(_TRICKY), _letters), max_size=4).map(" ".join)
-text = _pieces.map(str.strip).filter(lambda t: "Observation:" not in t)
-spoken = text.filter(bool)
-names = st.one_of(st.from_regex(r"[a-zA-Z][a-zA-Z0-9_-]{0,9}", fullmatch=True), st.sampled_from(("查天气", "画图_v2")))
+_piece = st.one_of(st.sampled_from(_TRICKY), _letters)
+text = st.one_of(_piece, st.tuples(_piece, _piece).map(" ".join)).map(str.strip)
+# A whole message that opens with half a call is refused: it would pass for prose.
+spoken = text.filter(lambda t: t and not t.startswith("Action:"))
+names = st.text(string.ascii_letters + "_-查画", min_size=1, max_size=6)
 values = st.recursive(
     st.one_of(text, st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none()),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(text, inner, max_size=3)),
-    max_leaves=4,
+    max_leaves=3,
 )
 
 
@@ -122,7 +123,12 @@ def conversations(draw: st.DrawFn) -> tuple[tuple[ToolSpec, ...], tuple[Turn, ..
     return tools, turns
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(
+    max_examples=50,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 @given(conversations(), st.sampled_from(("python", "json")), st.sampled_from(("v06", "v07")))
 def test_nothing_of_a_row_is_lost(
     drawn: tuple[tuple[ToolSpec, ...], tuple[Turn, ...]], style: str, variant: str
@@ -257,7 +263,7 @@ BAD_ROWS = {
     "infinite number": (_replaced(2, "1851", "1e999"), "cannot be read"),
     "infinite JSON number": (_replaced(2, "{'value': 'x'}", '{"value": Infinity}'), "are not JSON"),
     "call without observation": (_replaced(2, "\nObservation: fine", ""), "the call of 'tool_11' has no Observation"),
-    "half a call": (_replaced(2, "Action Input: {'value'", "Input: {'value'"), "half a call: 'Action: tool_11"),
+    "half a call": (_replaced(2, "Action Input: {'value'", "Input: {'value'"), "half a call: .Action: tool_11"),
     "no final answer": (_replaced(2, "\nFinal Answer: Moby Dick.", ""), "ends without a Final Answer"),
     "empty answer": (_replaced(2, "Moby Dick.", " "), "the answer is empty"),
     "stop word in the answer": (_replaced(4, "Welcome.", "See Observation: 1"), "cannot say this reply"),
@@ -277,9 +283,11 @@ def test_a_bad_row_is_an_error_that_names_its_line(case: str, tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["in.jsonl"]
 
 
-def test_a_broken_tool_does_not_swallow_the_next_one(tmp_path: Path) -> None:
-    row = _replaced(0, '10. tool_10: Call this tool to interact with the tool10 API. What is the tool10 API useful for? '
-                       '. Parameters: [{"name"', '10. tool_10: Parameters: [{name')  # fmt: skip
+def test_a_broken_tool_does_not_swallow_the_next_one() -> None:
+    frame = (
+        "10. tool_10: Call this tool to interact with the tool10 API. What is the tool10 API useful for? . Parameters: "
+    )
+    row = _replaced(0, frame + '[{"name"', frame + "[{name")
     with pytest.raises(DataError, match="parameters of tool tool_10 are not"):
         parse_row(row)
 
@@ -308,7 +316,7 @@ def test_a_bad_line_is_an_error_that_names_it(case: str, tmp_path: Path) -> None
 
 
 def test_not_strict_leaves_bad_rows_out_and_lists_them(tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "in.jsonl", {"id": 1}, GOOD, _replaced(2, "tool_11", "tool_12"))
+    source = write_rows(tmp_path / "in.jsonl", {"id": 1}, GOOD, _replaced(2, "Action: tool_11", "Action: a"))
     source.write_bytes(b"\n" + source.read_bytes() + b"oops\n")
     report = convert(source, tmp_path / "out.jsonl", strict=False)
     assert (report.rows, report.episodes, report.samples) == (4, 1, 4)

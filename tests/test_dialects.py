@@ -115,9 +115,9 @@ NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_\-]{0,15}", fullmatch=True)
 # Pieces of the format itself, as a mischievous user writes them, among any text.
 TRAPS = st.sampled_from(
     [
-        "Observation:", "Observation:\n", "Observation", "Action:", "\nAction: x\nAction Input: {}", "\\", '"', "'", "}",
-        "工具调用Action: x Action Input: {}", "工具调用\nAction：x\nAction Input：{}", "Tool Invocation", "Answer: 晴", "```",
-        "“朝阳区”", "：，", "👩‍🔬🌧️", "\u2028", "\x00", "<result>", "{location}", "<|im_end|>",
+        "Observation:", "Observation:\n", "Observation", "Action:", "\nAction: x\nAction Input: {}", "\\", '"', "'",
+        "工具调用Action: x Action Input: {}", "工具调用\nAction：x\nAction Input：{}", "Tool Invocation", "Answer: 晴",
+        "}", "```", "“朝阳区”", "：，", "👩‍🔬🌧️", "\u2028", "\x00", "<result>", "{location}", "<|im_end|>",
     ]
 )  # fmt: skip
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -149,10 +149,10 @@ def test_parse_never_raises_on_any_text(dialect: Dialect, text: str) -> None:
     dialect.parse(text)
 
 
-@given(
-    DIALECTS,
-    st.lists(TRAPS | st.sampled_from(["工具调用\nAction: t\nAction Input: ", '{"a": ', "{'a': (1,)}", "{", "[1]"])).map("".join),
-)
+SHARDS = st.sampled_from(["工具调用\nAction: t\nAction Input: ", '{"a": ', "{'a': (1,)}", "{", "[1]"])
+
+
+@given(DIALECTS, st.lists(TRAPS | SHARDS).map("".join))
 def test_parse_never_raises_on_broken_calls(dialect: Dialect, text: str) -> None:
     for call in dialect.parse(text).calls:
         assert isinstance(call, InvalidToolCall) or json.loads(call.arguments_json()) == call.arguments
@@ -165,12 +165,8 @@ def test_parsing_time_is_linear_in_degenerate_replies(filler: str) -> None:
         get_dialect("v06").parse(opening + filler * 10_000)
 
 
-ROLES = st.builds(
-    Role, name=TEXTS, description=TEXTS, instruction=TEXTS | st.lists(TEXTS, max_size=2)
-)  # fmt: skip
-TURNS = st.builds(
-    Turn, query=TEXTS, steps=st.lists(st.builds(Step, CALLS, TEXTS), max_size=3).map(tuple), answer=TEXTS
-)
+ROLES = st.builds(Role, name=TEXTS, description=TEXTS, instruction=TEXTS | st.lists(TEXTS, max_size=2))
+TURNS = st.builds(Turn, query=TEXTS, steps=st.lists(st.builds(Step, CALLS, TEXTS), max_size=3).map(tuple), answer=TEXTS)
 EPISODES = st.builds(
     Episode,
     tools=st.lists(st.sampled_from(list(TOOLS.values())), unique_by=lambda spec: spec.name).map(tuple),
@@ -223,7 +219,7 @@ READABLE = {
     "arguments on the next line": 'Action: amap_weather\nAction Input:\n{"location": "朝阳区"}',
     "text after the arguments": 'Action: amap_weather\nAction Input: {"location": "朝阳区"} 好的，我来查一下。',
     "an invented answer": 'Action: amap_weather\nAction Input: {"location": "朝阳区"}\nAnswer: 朝阳区晴，30度。',
-    "an invented observation": 'Action: amap_weather\nAction Input: {"location": "朝阳区"}\nObservation: <result>晴</result>',
+    "an invented result": 'Action: amap_weather\nAction Input: {"location": "朝阳区"}\nObservation: <result>晴',
     "Chinese colons": 'Action：amap_weather\nAction Input：{"location"："朝阳区"}',
     "Chinese quotes": "Action: amap_weather\nAction Input: {“location”: “朝阳区”}",
     "single quotes": "Action: amap_weather\nAction Input: {'location': '朝阳区'}",
@@ -261,7 +257,8 @@ def test_several_calls_are_all_read_in_order() -> None:
 
 def test_a_broken_call_does_not_hide_the_next() -> None:
     broken, good = parse(
-        'Action: image_gen\nAction Input: {"text": "雨\n工具调用\nAction: amap_weather\nAction Input: {"location": "朝阳区"}'
+        'Action: image_gen\nAction Input: {"text": "雨\n'
+        '工具调用\nAction: amap_weather\nAction Input: {"location": "朝阳区"}'
     ).calls
     assert isinstance(broken, InvalidToolCall)
     assert broken.raw == '{"text": "雨'
@@ -274,7 +271,10 @@ def test_a_call_inside_an_argument_is_text() -> None:
     assert call == ToolCall("note", {"text": note})
 
 
-@pytest.mark.parametrize("arguments", ['{"location": "朝阳', '{"location": ', "{", "朝阳区", "[1, 2]", "{1: 2}", "{'a': {1}}"])
+BROKEN = ('{"location": "朝阳', '{"location": ', "{", "朝阳区", "[1, 2]", "{1: 2}", "{'a': {1}}")
+
+
+@pytest.mark.parametrize("arguments", BROKEN)
 def test_unreadable_arguments_keep_their_raw_text(arguments: str) -> None:
     (call,) = parse(f"Action: amap_weather\nAction Input: {arguments}").calls
     assert isinstance(call, InvalidToolCall)

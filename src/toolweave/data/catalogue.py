@@ -158,10 +158,10 @@ def _agent(file: str, content: Mapping[str, Any], pools: Mapping[str, Any]) -> A
     agent = content["agent"]
     tools = tuple(_tool(file, tool, pools) for tool in content["tools"])
     held_out = bool(content.get("heldout_agent"))
-    functions = {lang: [text.rstrip("。.") for text in agent["instruction"][lang]] for lang in Lang}
-    return Agent(
-        agent["key"], agent["name"], agent["description"], functions, agent["role"], tools, held_out
-    )
+    functions: dict[str, list[str]] = {
+        lang: [text.rstrip("。.") for text in agent["instruction"][lang]] for lang in Lang
+    }
+    return Agent(agent["key"], agent["name"], agent["description"], functions, agent["role"], tools, held_out)
 
 
 def _tool(file: str, tool: Mapping[str, Any], pools: Mapping[str, Any]) -> CatalogueTool:
@@ -178,7 +178,7 @@ def _tool(file: str, tool: Mapping[str, Any], pools: Mapping[str, Any]) -> Catal
         for parameter in tool["parameters"]
     )
     kinds = ("observation", "answer", "clauses", "questions", "heldout", "followups", "missing")
-    phrases = {kind: {lang: tool[kind][lang] for lang in Lang} for kind in kinds}
+    phrases: dict[str, dict[str, list[str]]] = {kind: {lang: tool[kind][lang] for lang in Lang} for kind in kinds}
     results = {name: _slot(source, pools) for name, source in tool["results"].items()}
     made = CatalogueTool(tool["name"], tool["description"], parameters, results, phrases, tool["missing"]["parameter"])
     _check(file, made)

@@ -17,7 +17,7 @@ _HEADER = re.compile(r"\s*(?:\d+\s*\.)?[ \t]*(?P<name>[^\s:]*)[ \t]*:")
 # What may follow a tool's parameters: the end of the list, or the next tool on a new line.
 _FOLLOWS = re.compile(
     r"\s*(?:Format the arguments as a JSON object\.)?"
-    r"(?=\s*(?:Use the following format\b|\Z)|[ \t]*\n\s*(?:\d+\s*\.)?[ \t]*[^\s:]*[ \t]*:)"
+    r"(?=\s*(?:Use the following format\b|\Z)|[ \t]*\n\s*(?:\d+\s*\.|[^\s:]+[ \t]*:))"
 )
 _PARAMETERS = re.compile(r"[ \t\n]Parameters\s*:\s*")
 _DESCRIPTION_FRAME = re.compile(
@@ -32,7 +32,7 @@ _TYPE_NAMES = {
     "bool": "boolean", "list": "array", "tuple": "array", "dict": "object", "json": "object",
 }  # fmt: skip
 _JSON_TYPES = ("string", "integer", "number", "boolean", "array", "object", "null")
-_HINT = "tools look like: 1. name: Call this tool to … Parameters: [{\"name\": …, \"description\": …, \"required\": …}]"
+_HINT = 'tools look like: 1. name: Call this tool to … Parameters: [{"name": …, "description": …, "required": …}]'
 
 
 class SystemPrompt(NamedTuple):
@@ -84,7 +84,7 @@ def _read_tool(text: str, start: int, number: int) -> tuple[ToolSpec, int]:
     # A description may itself say "Parameters: [": the right one is a list, and the next tool or the end follows.
     for marker in _PARAMETERS.finditer(text, header.end()):
         description = text[header.end() : marker.start()]
-        if re.search(rf"\n\s*{number + 1}\s*\.[ \t]*[^\s:]+[ \t]*:", description):
+        if re.search(rf"\n\s*{number + 1}\s*\.[ \t]*(?:[^\s:]*[ \t]*:|Call this tool)", description):
             break  # ran into the next tool, which must not be lost
         try:
             parameters, end = _DECODER.raw_decode(text, marker.end())

@@ -119,9 +119,7 @@ class Synthesizer:
             tools = [*tools, *strangers][-4:]
         rng.shuffle(tools)
         aliases = {tool.name: _alias(tool.name, rng) for tool in tools if rng.random() < 0.35}
-        return _Setting(
-            agent, tuple(tools), aliases, self._instruction(agent, lang), lang, rng.choice(_DIALECTS)
-        )
+        return _Setting(agent, tuple(tools), aliases, self._instruction(agent, lang), lang, rng.choice(_DIALECTS))
 
     def _instruction(self, agent: Agent, lang: Lang) -> str | Role:
         if self._rng.random() < 0.5:

@@ -45,8 +45,7 @@ _TEXT = {
         ),
         tool_line="{name}: {name} API。{description} 输入参数: {parameters} Format the arguments as a JSON object.",
         instruction=(
-            "\n# 指令\n\n{role}\n\n"
-            "请注意：你具有图像和视频的展示能力，也具有运行代码的能力，不要在回复中说你做不到。\n"
+            "\n# 指令\n\n{role}\n\n请注意：你具有图像和视频的展示能力，也具有运行代码的能力，不要在回复中说你做不到。\n"
         ),
         call_word="工具调用",
         can_use="。你可以使用工具：[{names}]",
@@ -122,11 +121,9 @@ class AgentFabric(Dialect):
 
     def advance(self, messages: Sequence[Message], reply: str, observation: str) -> list[Message]:
         """Return the next request: the whole trace grows inside the last (the user's) message."""
-        trace = self.visible(reply)
-        if self.variant == "v06":
-            trace = trace.rstrip()
         last = messages[-1]
-        grown = Message(role=last["role"], content=last["content"] + trace + self.observation_text(observation))
+        trace = self._trace(reply) + self.observation_text(observation)
+        grown = Message(role=last["role"], content=last["content"] + trace)
         return [*messages[:-1], grown]
 
     def observation_text(self, observation: str) -> str:
@@ -147,7 +144,12 @@ class AgentFabric(Dialect):
     def parse(self, reply: str) -> Reply:
         """Find the calls of a reply; see `parse_action_reply`."""
         words = tuple(text.call_word for text in _TEXT.values())
-        return parse_action_reply(self.visible(reply), call_words=words)
+        return parse_action_reply(self._trace(reply), call_words=words)
+
+    def _trace(self, reply: str) -> str:
+        """Return the reply as it stays in the request; client 0.6 takes blanks off its end, 0.7 leaves them."""
+        visible = self.visible(reply)
+        return visible.rstrip() if self.variant == "v06" else visible
 
     @property
     def _offers_empty_tools(self) -> bool:
@@ -158,9 +160,7 @@ class AgentFabric(Dialect):
         text = _TEXT[prompt.lang]
         lines = "\n\n".join(_tool_line(tool) for tool in prompt.tools)
         url = _URL_CLAUSE[self.variant, prompt.lang]
-        return (
-            text.tools.replace("{url}", url).replace("{names}", _names(prompt.tools)).replace("{lines}", lines)
-        )
+        return text.tools.replace("{url}", url).replace("{names}", _names(prompt.tools)).replace("{lines}", lines)
 
     def _user(self, prompt: Prompt) -> str:
         text = _TEXT[prompt.lang]
@@ -185,8 +185,7 @@ def role_prompt(instruction: str | Role, lang: Lang) -> str:
     name, description = instruction.get("name", ""), instruction.get("description", "")
     if lang is Lang.ZH:
         return (
-            f"你扮演AI-Agent，你的名字是{name}。{description}"
-            f"\n你具有下列具体功能：{functions}\n下面你将开始扮演{name}"
+            f"你扮演AI-Agent，你的名字是{name}。{description}\n你具有下列具体功能：{functions}\n下面你将开始扮演{name}"
         )
     return (
         f"You are playing as an AI-Agent, Your name is {name}.{description}"

@@ -48,7 +48,7 @@ def parse_action_reply(reply: str, call_words: tuple[str, ...]) -> Reply:
 def read_call(name: str, text: str) -> ToolCall | InvalidToolCall:
     """Read the arguments at the start of `text`; anything after the closing brace is ignored."""
     body = _FENCE.sub("", text).lstrip()
-    raw = body.strip()
+    raw = body.rstrip("\n")
     if not raw or raw.strip("`").strip() == "":
         return ToolCall(name, {}, raw="")
     if body[0] not in "{｛":

@@ -33,17 +33,20 @@ class _TreeAttention(torch.autograd.Function):
         lse = torch.empty(q.shape[:3], dtype=torch.float32)
         for node in tree.nodes:
             own = slice(node.start, node.stop)
-            o, l = _flash(q[:, :, own], k[:, :, own], v[:, :, own], 0.0, True, scale=scale)
-            out[:, :, own], lse[:, :, own] = o, l
+            part, part_lse = _flash(q[:, :, own], k[:, :, own], v[:, :, own], 0.0, True, scale=scale)
+            out[:, :, own], lse[:, :, own] = part, part_lse
         for node in tree.nodes:
             if node.end == node.stop:
                 continue
             own, below = slice(node.start, node.stop), slice(node.stop, node.end)
-            o, l = _flash(_fold(q[:, :, below], kv_heads), k[:, :, own], v[:, :, own], 0.0, False, scale=scale)
-            o, l = o.reshape(1, kv_heads * groups, -1, q.shape[-1]), l.reshape(1, kv_heads * groups, -1)
-            share = torch.sigmoid(l - lse[:, :, below]).unsqueeze(-1)
-            out[:, :, below].lerp_(o.float(), share)
-            lse[:, :, below] = torch.logaddexp(lse[:, :, below], l)
+            part, part_lse = _flash(
+                _fold(q[:, :, below], kv_heads), k[:, :, own], v[:, :, own], 0.0, False, scale=scale
+            )
+            part = part.reshape(1, kv_heads * groups, -1, q.shape[-1])
+            part_lse = part_lse.reshape(1, kv_heads * groups, -1)
+            share = torch.sigmoid(part_lse - lse[:, :, below]).unsqueeze(-1)
+            out[:, :, below].lerp_(part.float(), share)
+            lse[:, :, below] = torch.logaddexp(lse[:, :, below], part_lse)
         merged = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, merged, lse)
         ctx.tree, ctx.scale = tree, scale

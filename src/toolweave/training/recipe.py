@@ -17,7 +17,7 @@ class Recipe:
     """Longer samples are dropped and reported, in tokens."""
     max_tokens_per_batch: int = 2048
     """Distinct tokens computed at once; memory grows with it."""
-    gradient_accumulation_steps: int = 2
+    gradient_accumulation_steps: int = 1
     lora_rank: int = 8
     lora_alpha: int = 32
     lora_dropout_p: float = 0.0

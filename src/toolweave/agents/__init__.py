@@ -1,0 +1,7 @@
+"""Agents: `RolePlay` and the loop underneath."""
+
+from __future__ import annotations
+
+from toolweave.agents.role_play import RolePlay
+
+__all__ = ["RolePlay"]

@@ -1,0 +1,190 @@
+"""The whole loop on one machine: visits before, fine-tune, merge, serve, visits after, report.
+
+Every step is a command of its own, printed as it runs, from files to files. A finished step is
+reused when nothing it depends on has changed, so an interrupted demo goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from toolweave import __version__
+from toolweave.data.jsonl import write_jsonl
+from toolweave.data.mix import Persona, chat_samples, self_cognition_samples
+from toolweave.data.synthesize import training_groups
+from toolweave.errors import ToolweaveError
+from toolweave.evals.report import Comparison, print_report, write_report
+from toolweave.evals.results import load_results, save_results
+from toolweave.evals.visit import VisitResult, held_out_visits, run_visits
+from toolweave.models.base_models import resolve
+from toolweave.serving.process import serve_model
+
+# Sized for 30 minutes in all on two cores without fast bf16.
+TRAINING_VISITS = 560
+_CHATS, _SELF_COGNITION = 40, 24
+# The base model rambles to its limit; replies of the tuned one need a third of this.
+_MAX_TOKENS = 200
+_console = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a finished step left behind."""
+
+    key: str
+    seconds: float
+    peak_rss_mb: float
+
+
+class _Steps:
+    """Runs steps once: a step whose key (what it depends on) is unchanged is reused."""
+
+    def __init__(self, output: Path) -> None:
+        self._folder = output / "steps"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.done: dict[str, _Done] = {}
+
+    def run(self, name: str, depends_on: object, work: Callable[[], None]) -> None:
+        """Run `work` unless it is done already, and note time and peak memory of all its processes."""
+        key = hashlib.sha256(f"{__version__} {name} {depends_on}".encode()).hexdigest()
+        stamp = self._folder / f"{name}.json"
+        if stamp.is_file():
+            done = _Done(**json.loads(stamp.read_text("utf-8")))
+            if done.key == key:
+                self.done[name] = done
+                _console.print(f"[bold]{name}[/]: finished before in {done.seconds:.0f} s, reused")
+                return
+            stamp.unlink()
+        _console.print(f"[bold]{name}[/]")
+        started = time.monotonic()
+        with _PeakMemory() as memory:
+            work()
+        done = _Done(key, time.monotonic() - started, memory.peak_mb)
+        stamp.write_text(json.dumps({"key": key, "seconds": done.seconds, "peak_rss_mb": done.peak_rss_mb}))
+        self.done[name] = done
+        _console.print(f"[dim]{done.seconds:.0f} s, peak memory {done.peak_rss_mb / 1024:.1f} GiB[/]")
+
+
+class _PeakMemory:
+    """Samples the resident memory of this process and all its children."""
+
+    def __enter__(self) -> _PeakMemory:
+        self.peak_mb = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        own = psutil.Process()
+        while not self._stop.wait(0.5):
+            total = 0
+            for process in (own, *own.children(recursive=True)):
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak_mb = max(self.peak_mb, total / 2**20)
+
+
+def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) -> None:
+    """Run the loop on `model` and write everything into `output`; `fresh` starts over.
+
+    Raises ToolweaveError when the model cannot be used or a step fails.
+    """
+    resolve(model)
+    if fresh and output.exists():
+        if any(output.iterdir()) and not (output / "steps").is_dir():
+            raise ToolweaveError(f"{output} was not written by the demo", "choose another --output, or empty it yourself")
+        shutil.rmtree(output)
+    steps = _Steps(output)
+    samples, run = output / "samples.jsonl", output / "sft"
+    adapter, merged = run / "adapter", run / "adapter-merged"
+    base_visits, tuned_visits = output / "visits_base.jsonl", output / "visits_tuned.jsonl"
+    asked = [visit.id + visit.turn.query for visit in held_out_visits(visits)]
+
+    steps.run("data", (TRAINING_VISITS, _CHATS, _SELF_COGNITION), lambda: _synthesize(samples))
+    data_key = hashlib.sha256(samples.read_bytes()).hexdigest()
+    steps.run("visits before", (model, asked), lambda: _visit(model, base_visits, visits))
+    steps.run(
+        "fine-tune",
+        (model, data_key),
+        lambda: _command("sft", "--dataset", samples, "--model", model, "--output_dir", run),
+    )
+    trained = (model, data_key, steps.done["fine-tune"].seconds)
+
+    def merge() -> None:
+        shutil.rmtree(merged, ignore_errors=True)
+        _command("export", "--ckpt_dir", adapter, "--merge_lora", "true")
+
+    steps.run("merge", trained, merge)
+    steps.run("visits after", (trained, asked), lambda: _visit(str(merged), tuned_visits, visits))
+
+    comparison = Comparison(
+        base=load_results(base_visits),
+        tuned=load_results(tuned_visits),
+        seconds=sum(done.seconds for done in steps.done.values()),
+        peak_rss_mb=max(done.peak_rss_mb for done in steps.done.values()),
+        merged_model=str(merged),
+        stage_seconds={name: done.seconds for name, done in steps.done.items()},
+        loss_plot=run / "images" / "loss.png",
+    )
+    write_report(comparison, output)
+    print_report(comparison, _console)
+    for name, done in steps.done.items():
+        _console.print(f"{name:>14}  {done.seconds:6.0f} s  {done.peak_rss_mb / 1024:4.1f} GiB")
+    _console.print(f"report: {output / 'report.html'}\nserve the tuned model: toolweave deploy --ckpt_dir {merged}")
+
+
+def _synthesize(target: Path) -> None:
+    samples = [sample for group in training_groups(TRAINING_VISITS) for sample in group]
+    samples += chat_samples(_CHATS) + self_cognition_samples(_SELF_COGNITION, Persona())
+    write_jsonl(target, (sample.to_json() for sample in samples))
+    _console.print(f"{len(samples)} samples in {target}")
+
+
+def _command(*arguments: str | Path) -> None:
+    """Run a toolweave command in a process of its own, so that its memory is given back."""
+    words = [str(argument) for argument in arguments]
+    _console.print(f"[dim]$ toolweave {' '.join(words)}[/]")
+    code = subprocess.run([sys.executable, "-m", "toolweave", *words], check=False).returncode
+    if code:
+        raise ToolweaveError(f"toolweave {words[0]} failed with exit code {code}", "see its message above")
+
+
+def _visit(model: str, target: Path, limit: int) -> None:
+    chosen = held_out_visits(limit)
+    with serve_model(model) as api_base, _visit_progress() as progress:
+        bar = progress.add_task("visits", total=len(chosen), right=0)
+
+        def done(result: VisitResult) -> None:
+            progress.advance(bar)
+            progress.update(bar, right=progress.tasks[0].fields["right"] + result.ok)
+
+        llm = {"model_server": "openai", "model": model, "api_base": api_base, "is_chat": True,
+               "generate_cfg": {"temperature": 0, "max_tokens": _MAX_TOKENS}}  # fmt: skip
+        save_results(target, run_visits(chosen, llm, done=done))
+
+
+def _visit_progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[right]} right"), console=_console,
+    )  # fmt: skip

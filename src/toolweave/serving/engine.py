@@ -1,0 +1,311 @@
+"""The embedded engine: continuous batching over any transformers causal LM, with prefix reuse.
+
+One worker thread owns the model. Each step takes one new token of every running request and as many
+prompt tokens as fit, in one flat batch. Finished prompts stay in a radix tree; a later request only
+computes what is new, and requests on the same prefix read its keys and values together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from toolweave.errors import ModelError, ServerError, ToolweaveError
+from toolweave.models.base_models import LoadedModel
+from toolweave.serving import attention
+from toolweave.serving.attention import Segment, Shared, Step
+from toolweave.serving.generation import FinishReason, Generation, RequestError, SamplingParams
+from toolweave.serving.kv_cache import SlotCache
+from toolweave.serving.prefix_cache import Node, PrefixCache, common_length
+from toolweave.serving.text import TextStream
+
+_STEP_TOKENS = 1024  # of prompts in one step, so that a long prompt does not halt the others for long
+_SHARE_FROM = 64  # a shorter run of tokens is copied into the row: reading it apart costs more than it saves
+
+
+@dataclass(slots=True)
+class _Row:
+    """A running request. Its row in the cache holds tokens base..computed, `node` the ones before."""
+
+    generation: Generation
+    tokens: list[int]
+    node: Node
+    base: int
+    computed: int
+    text: TextStream
+    random: torch.Generator
+
+    @property
+    def prefilling(self) -> bool:
+        return self.computed < len(self.generation.prompt)
+
+
+class Engine:
+    """Serves `loaded` until closed; meanwhile the model computes for the engine alone.
+
+    At most `max_batch` requests run at once, others wait. A prompt and its reply together have at most
+    `max_length` tokens (less if the model knows fewer positions). `cache_tokens` prompt tokens are
+    kept for reuse, 0 for none. Raises ModelError for models without plain attention in every layer.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, *, max_batch: int = 16, max_length: int = 4096, cache_tokens: int = 32768
+    ) -> None:
+        self.model, self.template = loaded
+        config = self.model.config.get_text_config()
+        self.max_length = _usable_length(config, max_length)
+        self._max_batch = max_batch
+        self._cache = SlotCache(config, max_batch, self.max_length, self.model.device, self.model.dtype)
+        self._prefixes = PrefixCache(cache_tokens)
+        self._end_ids = {self.template.end_id, *_ids(getattr(self.model.generation_config, "eos_token_id", None))}
+        self._rows: list[_Row] = []
+        self._waiting: deque[Generation] = deque()
+        self._inbox: SimpleQueue[Generation | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._former_attention = self.model.config._attn_implementation
+        self.model.set_attn_implementation(attention.NAME)
+        self._worker = threading.Thread(target=self._run, name="toolweave-engine", daemon=True)
+        self._worker.start()
+
+    @property
+    def running(self) -> int:
+        """How many requests hold a place in the batch now."""
+        return len(self._rows)
+
+    def submit(self, prompt_ids: Sequence[int], params: SamplingParams | None = None) -> Generation:
+        """Start a request. Raises RequestError for an empty or too long prompt, ServerError when closed."""
+        if not prompt_ids:
+            raise RequestError("the prompt is empty")
+        if len(prompt_ids) > self.max_length - 1:
+            raise RequestError(
+                f"the prompt has {len(prompt_ids)} tokens; at most {self.max_length - 1} fit, "
+                f"as prompt and reply together have {self.max_length}",
+                "shorten the history or the knowledge",
+            )
+        generation = Generation(prompt_ids, params or SamplingParams())
+        with self._lock:
+            if self._closed:
+                raise ServerError("the engine is closed")
+            self._inbox.put(generation)
+        return generation
+
+    def close(self) -> None:
+        """Stop; running requests end with ServerError. The model can then be used for other things."""
+        with self._lock:
+            self._closed = True
+        self._inbox.put(None)
+        self._worker.join()
+        self.model.set_attn_implementation(self._former_attention)
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while self._receive():
+            try:
+                self._drop_cancelled()
+                self._admit()
+                if self._rows:
+                    self._step()
+            except Exception as error:  # whatever a model raises ends its requests, not the server
+                self._fail(error if isinstance(error, ToolweaveError) else ServerError(f"the model failed: {error}"))
+        self._fail(ServerError("the engine was closed"))
+
+    def _receive(self) -> bool:
+        """Take new requests, waiting for one if there is nothing to do. Return false when closing."""
+        while not self._inbox.empty() or not (self._rows or self._waiting):
+            generation = self._inbox.get()
+            if generation is None:
+                return False
+            self._waiting.append(generation)
+        return True
+
+    def _fail(self, error: ToolweaveError) -> None:
+        while not self._inbox.empty():
+            if (late := self._inbox.get()) is not None:
+                self._waiting.append(late)
+        for generation in (*self._waiting, *(row.generation for row in self._rows)):
+            generation.end(error)
+        self._waiting.clear()
+        self._rows.clear()
+
+    def _drop_cancelled(self) -> None:
+        for generation in [waiting for waiting in self._waiting if waiting.cancelled]:
+            self._waiting.remove(generation)
+            generation.end(FinishReason.CANCELLED)
+        for row in [row for row in self._rows if row.generation.cancelled]:
+            self._remove(row, FinishReason.CANCELLED)
+
+    def _admit(self) -> None:
+        for generation in tuple(self._waiting):
+            if len(self._rows) == self._max_batch:
+                return
+            prompt = generation.prompt
+            # The last token is always computed: its output is the first thing to sample from.
+            node = self._prefixes.match(prompt[:-1])
+            if self._is_being_computed(prompt, node.end):
+                continue
+            generation.usage.cached_tokens = node.end
+            row = _Row(
+                generation,
+                list(prompt),
+                _worth_sharing(node),
+                base=_worth_sharing(node).end,
+                computed=node.end,
+                text=TextStream(self.template.tokenizer, generation.params.stop),
+                random=generation.params.generator(self.model.device),
+            )
+            for part in node.path():
+                if part.end > row.base and part.kv is not None:
+                    self._cache.load(len(self._rows), part.end - len(part.ids) - row.base, part.kv)
+            self._rows.append(row)
+            self._waiting.remove(generation)
+
+    def _is_being_computed(self, prompt: Sequence[int], known: int) -> bool:
+        """Tell whether a running request computes a good part of this prompt now: worth waiting for."""
+        if self._prefixes.max_tokens == 0:
+            return False
+        return any(
+            row.prefilling and common_length(row.generation.prompt, prompt) >= known + _SHARE_FROM for row in self._rows
+        )
+
+    def _step(self) -> None:
+        segments, tokens, places, positions = self._schedule()
+        rows = [segment.row for segment in segments for _ in range(segment.start, segment.stop)]
+        device = self.model.device
+        step = Step(
+            self._cache,
+            torch.tensor(rows, device=device),
+            torch.tensor(places, device=device),
+            tuple(segments),
+            tuple(self._shared(segments)),
+            self._decode_mask(places) if len(segments) == len(tokens) == len(self._rows) else None,
+        )
+        logits: Tensor = self.model(
+            input_ids=torch.tensor([tokens], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            logits_to_keep=torch.tensor([segment.stop - 1 for segment in segments], device=device),
+            step=step,
+        ).logits[0]
+        greedy = logits.argmax(-1).tolist()
+        ended: list[tuple[_Row, FinishReason]] = []
+        for index, (segment, best) in enumerate(zip(segments, greedy, strict=True)):
+            row = self._rows[segment.row]
+            was_prefilling = row.prefilling
+            row.computed += segment.stop - segment.start
+            if row.prefilling:
+                continue
+            if was_prefilling:
+                self._keep_prompt(segment.row)
+            params = row.generation.params
+            token = params.sample(logits[index], row.random) if params.temperature > 0 else best
+            if (reason := self._deliver(row, token)) is not None:
+                ended.append((row, reason))
+        for row, reason in ended:
+            self._remove(row, reason)
+
+    def _schedule(self) -> tuple[list[Segment], list[int], list[int], list[int]]:
+        """Return the segments of the next step, and the tokens, places in rows, and positions of its batch."""
+        segments: list[Segment] = []
+        tokens: list[int] = []
+        places: list[int] = []
+        positions: list[int] = []
+        room = _STEP_TOKENS
+        for index, row in enumerate(self._rows):
+            count = min(len(row.tokens) - row.computed, room) if row.prefilling else 1
+            if count == 0:
+                continue
+            room -= count if row.prefilling else 0
+            stop = row.computed + count
+            segments.append(Segment(index, len(tokens), len(tokens) + count, row.computed - row.base))
+            tokens += row.tokens[row.computed : stop]
+            positions += range(row.computed, stop)
+            places += range(row.computed - row.base, stop - row.base)
+        self._cache.reserve(max(places) + 1)
+        return segments, tokens, places, positions
+
+    def _shared(self, segments: Sequence[Segment]) -> list[Shared]:
+        below: dict[Node, list[int]] = {}
+        for segment in segments:
+            for node in self._rows[segment.row].node.path():
+                below.setdefault(node, []).extend(range(segment.start, segment.stop))
+        device = self.model.device
+        return [Shared(node.kv, torch.tensor(who, device=device)) for node, who in below.items() if node.kv is not None]
+
+    def _decode_mask(self, places: Sequence[int]) -> Tensor:
+        """Return the additive mask [rows, 1, 1, L] of rows whose newest token is at `places`."""
+        newest = torch.tensor(places, device=self.model.device)
+        ahead = torch.arange(max(places) + 1, device=self.model.device) > newest[:, None, None, None]
+        return torch.zeros_like(ahead, dtype=self.model.dtype).masked_fill_(ahead, -torch.inf)
+
+    def _keep_prompt(self, index: int) -> None:
+        """Put a computed prompt into the tree, and let its request read from there, with the others."""
+        row = self._rows[index]
+        base = row.base
+        pinned = {node for other in self._rows for node in other.node.path()}
+        node = self._prefixes.insert(
+            row.generation.prompt, lambda start, stop: self._cache.read(index, start - base, stop - base), pinned
+        )
+        shared = _worth_sharing(node)
+        if shared.end > base:
+            self._cache.drop_front(index, shared.end - base, row.computed - base)
+            row.node, row.base = shared, shared.end
+
+    def _deliver(self, row: _Row, token: int) -> FinishReason | None:
+        """Take a new token and deliver its text; return the reason if the reply ends with it."""
+        generation = row.generation
+        generation.usage.completion_tokens += 1
+        if token in self._end_ids:
+            generation.put(row.text.flush())
+            return FinishReason.STOP
+        row.tokens.append(token)
+        generation.put(row.text.push(token))
+        if row.text.stopped:
+            return FinishReason.STOP
+        if generation.usage.completion_tokens < generation.params.max_tokens and len(row.tokens) < self.max_length:
+            return None
+        generation.put(row.text.flush())
+        return FinishReason.STOP if row.text.stopped else FinishReason.LENGTH
+
+    def _remove(self, row: _Row, reason: FinishReason) -> None:
+        """End a request; the last row takes its place."""
+        index = next(i for i, other in enumerate(self._rows) if other is row)
+        last = self._rows.pop()
+        if last is not row:
+            self._rows[index] = last
+            self._cache.move(len(self._rows), index, last.computed - last.base)
+        row.generation.end(reason)
+
+
+def _worth_sharing(node: Node) -> Node:
+    """Return the deepest node of the path that is long enough to be read apart from the rows."""
+    while node.parent is not None and len(node.ids) < _SHARE_FROM:
+        node = node.parent
+    return node
+
+
+def _ids(eos: int | list[int] | None) -> list[int]:
+    return [] if eos is None else [eos] if isinstance(eos, int) else eos
+
+
+def _usable_length(config: PreTrainedConfig, wanted: int) -> int:
+    """Return how many tokens of context the model and the engine both support."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if other := kinds - {"full_attention", "sliding_attention"}:
+        raise ModelError(
+            f"the embedded server does not run {config.model_type}: it has layers of {', '.join(sorted(other))}",
+            "serve this model with vLLM",
+        )
+    window = getattr(config, "sliding_window", None)
+    # Inside its window sliding attention is full attention; beyond it the engine does not go.
+    windowed = window if "sliding_attention" in kinds or (window and not hasattr(config, "layer_types")) else None
+    limits = (wanted, getattr(config, "max_position_embeddings", None), windowed)
+    return cast(int, min(limit for limit in limits if limit))

@@ -1,0 +1,139 @@
+"""The embedded catalogue: broad enough, consistent, and with nothing of the test part in the training rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from toolweave.data.catalogue import load_catalogue
+from toolweave.data.synthesize import Kind, held_out_episodes, training_groups
+from toolweave.dialects import get_dialect
+from toolweave.types import Episode, Lang, Sample, ToolCall
+
+VISITS = 600
+
+
+@cache
+def groups() -> tuple[tuple[Sample, ...], ...]:
+    return tuple(map(tuple, training_groups(VISITS)))
+
+
+@cache
+def held_out() -> tuple[Episode, ...]:
+    return tuple(held_out_episodes())
+
+
+def queries(sample: Sample) -> Iterator[str]:
+    """Yield what users say in a sample, with and without the notes that the client puts before it."""
+    for message in sample.messages:
+        if message["role"] == "user":
+            yield message["content"]
+            yield message["content"].partition(")")[2]
+
+
+def test_the_catalogue_is_broad() -> None:
+    agents = load_catalogue().agents
+    known = [agent for agent in agents if not agent.held_out]
+    assert len(known) >= 8
+    assert len({tool.name for agent in known for tool in agent.tools}) >= 25
+    assert sum(agent.held_out for agent in agents) >= 2
+    assert {"amap_weather", "image_gen"} <= {tool.name for agent in known for tool in agent.tools}
+
+
+def test_tool_names_are_unique() -> None:
+    names = [tool.name for agent in load_catalogue().agents for tool in agent.tools]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("lang", Lang)
+def test_every_tool_has_a_valid_schema(lang: Lang) -> None:
+    for agent in load_catalogue().agents:
+        for tool in agent.tools:
+            Draft202012Validator.check_schema(tool.spec(lang).parameters)
+
+
+def test_training_covers_agents_languages_and_kinds() -> None:
+    metas = [sample.meta for group in groups() for sample in group]
+    assert {meta["agent"] for meta in metas} == {agent.key for agent in load_catalogue().agents if not agent.held_out}
+    assert {meta["lang"] for meta in metas} == set(Lang)
+    assert {meta["kind"] for meta in metas} == set(Kind)
+    assert {meta["dialect"] for meta in metas} == {"agentfabric-v06", "agentfabric-v07"}
+
+
+def test_held_out_visits_cover_languages_kinds_and_unseen_agents() -> None:
+    visits = held_out()
+    assert len(visits) >= 200
+    unseen = {agent.key for agent in load_catalogue().agents if agent.held_out}
+    for lang in Lang:
+        of_lang = [visit for visit in visits if visit.lang is lang]
+        assert {visit.meta["kind"] for visit in of_lang} == set(Kind)
+        assert unseen <= {visit.meta["agent"] for visit in of_lang}
+
+
+def test_no_held_out_query_is_trained_on() -> None:
+    trained = {query for group in groups() for sample in group for query in queries(sample)}
+    assert not [visit.turns[-1].query for visit in held_out() if visit.turns[-1].query in trained]
+
+
+def test_no_held_out_tool_is_trained_on() -> None:
+    unseen = {tool.name for agent in load_catalogue().agents if agent.held_out for tool in agent.tools}
+    for group in groups():
+        for sample in group:
+            # Names are varied by prefixes and suffixes, so look for the name inside.
+            assert not [spec.name for spec in sample.tools if any(name in spec.name for name in unseen)]
+            assert not [name for name in unseen if name in sample.messages[0]["content"]]
+
+
+def test_samples_of_a_group_share_their_system_message() -> None:
+    for group in groups():
+        assert len({sample.messages[0]["content"] for sample in group}) == 1
+
+
+def check_call(call: object, specs: dict[str, Draft202012Validator]) -> None:
+    assert isinstance(call, ToolCall)
+    specs[call.name].validate(call.arguments)
+
+
+def test_every_rendered_call_is_valid_for_its_tool() -> None:
+    calls = 0
+    for group in groups():
+        for sample in group:
+            validators = {spec.name: Draft202012Validator(spec.parameters) for spec in sample.tools}
+            for call in get_dialect(sample.meta["dialect"]).parse(sample.completion).calls:
+                check_call(call, validators)
+                calls += 1
+    assert calls > VISITS // 2
+
+
+def test_every_held_out_call_is_valid_for_its_tool() -> None:
+    for visit in held_out():
+        validators = {spec.name: Draft202012Validator(spec.parameters) for spec in visit.tools}
+        for turn in visit.turns:
+            for step in turn.steps:
+                check_call(step.call, validators)
+
+
+def test_no_placeholder_is_left_over() -> None:
+    names = {
+        f"{{{slot}}}"
+        for agent in load_catalogue().agents
+        for tool in agent.tools
+        for slot in (*tool.results, *(parameter.name for parameter in tool.parameters))
+    }
+    for group in groups():
+        for sample in group:
+            text = sample.completion + sample.messages[-1]["content"]
+            assert not [name for name in names if name in text]
+
+
+def test_synthesis_is_deterministic_for_a_seed() -> None:
+    def rows(seed: int) -> str:
+        return json.dumps([sample.to_json() for group in training_groups(48, seed) for sample in group])
+
+    assert rows(3) == rows(3)
+    assert rows(3) != rows(4)
+    assert held_out_episodes(5) == held_out_episodes(5)
