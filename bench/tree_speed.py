@@ -20,8 +20,8 @@ from toolweave.training.loss import tree_loss
 from toolweave.training.prefix_tree import Encoded, PrefixTree
 
 VOCABULARY = 8192
-VISITS = 12
-ROUNDS = 3
+VISITS = 8
+ROUNDS = 2
 
 
 def agent_batch(rng: random.Random) -> list[Encoded]:

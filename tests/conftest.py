@@ -1,38 +1,29 @@
-"""A tiny model that behaves like a real one: safetensors, byte-level tokenizer, ChatML template."""
+"""Tiny models that behave like real ones: safetensors, byte-level tokenizer, ChatML template."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from hypothesis import HealthCheck, settings
 
-from tiny import byte_tokenizer
+from tiny import bpe_tokenizer, byte_tokenizer, save_tiny_llama
+from toolweave.data.synthesize import training_groups
+
+# How fast an example runs says nothing about the law: a busy machine must not fail a test.
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laws")
 
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that `toolweave.models.base_models.load` takes: a random two-layer Llama in fp32."""
-    folder = tmp_path_factory.mktemp("tiny-model")
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config).float()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """A folder that `toolweave.models.base_models.load` takes, with one token a byte."""
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny-model"), byte_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def bpe_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a tokenizer that keeps whole visits within 2,048 tokens."""
+    samples = [sample for group in training_groups(160) for sample in group]
+    texts = (text for s in samples for text in (s.messages[0]["content"], s.messages[-1]["content"], s.completion))
+    return save_tiny_llama(tmp_path_factory.mktemp("bpe-model"), bpe_tokenizer(texts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,11 @@ def test_parse_never_raises_on_broken_calls(dialect: Dialect, text: str) -> None
 
 
 @pytest.mark.parametrize("filler", [" ", "\t", "*", "`", "\n", "Action: a\n", "工具调用\n", "{", "> "])
-@pytest.mark.timeout(10)
 def test_parsing_time_is_linear_in_degenerate_replies(filler: str) -> None:
     for opening in ("", "Action:", "Action: a", "Action: a\nAction Input:", 'Action: a\nAction Input: {"a": "'):
+        started = time.process_time()
         get_dialect("v06").parse(opening + filler * 10_000)
+        assert time.process_time() - started < 2
 
 
 ROLES = st.builds(Role, name=TEXTS, description=TEXTS, instruction=TEXTS | st.lists(TEXTS, max_size=2))

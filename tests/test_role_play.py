@@ -26,7 +26,7 @@ from toolweave.types import InvalidToolCall, ToolCall
 
 EXCHANGES = Path(__file__).parent / "fixtures" / "exchanges"
 # What an error says in detail is ours to word; the frame around it is the client's.
-DETAILS = re.compile(r"(?<=\.Details: )[^<]*(?=</result>)")
+DETAILS = re.compile(r"(?<=\.Details: ).*?(?=</result>)")
 WEATHER = '工具调用\nAction: amap_weather\nAction Input: {"location": "朝阳区"}\nObservation: x'
 OBSERVED = "朝阳区的天气是晴温度是12度。"
 

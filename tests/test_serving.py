@@ -369,7 +369,7 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 
 
 def test_chat_with_the_openai_client(client: openai.OpenAI) -> None:
-    reply = client.chat.completions.create(model="tiny", messages=chat("hi"), temperature=0)  # type: ignore[arg-type]
+    reply = client.chat.completions.create(model="tiny", messages=chat("hi"), temperature=0)
     assert reply.object == "chat.completion"
     assert reply.model == "tiny"
     assert reply.choices[0].message.role == "assistant"
@@ -481,7 +481,7 @@ def test_broken_json_is_no_server_error(url: str) -> None:
 
 def test_an_unknown_model_names_the_served_one(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="models/tiny") as error:
-        client.chat.completions.create(model="gpt-9", messages=chat("hi"))  # type: ignore[arg-type]
+        client.chat.completions.create(model="gpt-9", messages=chat("hi"))
     assert error.value.code == "model_not_found"
 
 
@@ -514,9 +514,9 @@ def test_an_error_while_streaming_ends_the_stream(talker: LoadedModel, monkeypat
         monkeypatch.setattr(engine, "_step", fail)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
             with pytest.raises(openai.APIError, match="out of memory"):
-                list(client.chat.completions.create(model="tiny", messages=chat("hi"), stream=True))  # type: ignore[arg-type]
+                list(client.chat.completions.create(model="tiny", messages=chat("hi"), stream=True))
             with pytest.raises(openai.InternalServerError, match="out of memory"):
-                client.chat.completions.create(model="tiny", messages=chat("hi"))  # type: ignore[arg-type]
+                client.chat.completions.create(model="tiny", messages=chat("hi"))
 
 
 # --- deploy -----------------------------------------------------------------------------------------------------

@@ -19,9 +19,13 @@ import typer
 from toolweave.errors import ToolweaveError
 from toolweave.training.recipe import Recipe
 
-_SETTINGS = {"add_completion": False, "no_args_is_help": True, "pretty_exceptions_enable": False}
-app = typer.Typer(help="Weave tool calling into a small model, serve it, and prove it.", **_SETTINGS)
-data_app = typer.Typer(help="Convert and check data sets.", **_SETTINGS)
+
+def _group(about: str) -> typer.Typer:
+    return typer.Typer(help=about, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+app = _group("Weave tool calling into a small model, serve it, and prove it.")
+data_app = _group("Convert and check data sets.")
 app.add_typer(data_app, name="data")
 
 _INTERRUPTED = 130

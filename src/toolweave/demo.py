@@ -33,7 +33,7 @@ from toolweave.models.base_models import resolve
 from toolweave.serving.process import serve_model
 
 # Sized for 30 minutes in all on two cores without fast bf16.
-TRAINING_VISITS = 560
+TRAINING_VISITS = 480
 _CHATS, _SELF_COGNITION = 40, 24
 # The base model rambles to its limit; replies of the tuned one need a third of this.
 _MAX_TOKENS = 200
@@ -112,7 +112,9 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
     resolve(model)
     if fresh and output.exists():
         if any(output.iterdir()) and not (output / "steps").is_dir():
-            raise ToolweaveError(f"{output} was not written by the demo", "choose another --output, or empty it yourself")
+            raise ToolweaveError(
+                f"{output} was not written by the demo", "choose another --output, or empty it yourself"
+            )
         shutil.rmtree(output)
     steps = _Steps(output)
     samples, run = output / "samples.jsonl", output / "sft"

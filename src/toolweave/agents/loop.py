@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -180,4 +181,4 @@ class Loop:
 def _arguments(call: ToolCall | InvalidToolCall) -> str:
     if isinstance(call, InvalidToolCall):
         return call.raw
-    return str(sorted(call.arguments.items()))
+    return json.dumps(call.arguments, sort_keys=True)

@@ -111,7 +111,7 @@ class Synthesizer:
 
     def _vary(self, agent: Agent, lang: Lang) -> _Setting:
         rng = self._rng
-        tools = rng.sample(agent.tools, k=min(len(agent.tools), rng.choice((1, 2, 2, 3, 3, 4))))
+        tools = rng.sample(agent.tools, k=min(len(agent.tools), rng.choice((1, 1, 2, 2, 3, 4))))
         if rng.random() < 0.35:
             others = [t for other in self._catalogue.agents if not other.held_out for t in other.tools]
             names = {tool.name for tool in tools}

@@ -66,9 +66,7 @@ def states_facts(answer: str, facts: Iterable[str]) -> bool:
     """Tell whether the answer carries every fact: numbers as whole numbers, words as written."""
     numbers = {float(number) for number in _NUMBER.findall(answer)}
     plain = _plain(answer)
-    return all(
-        float(fact) in numbers if _NUMBER.fullmatch(fact) else _plain(fact) in plain for fact in facts
-    )
+    return all(float(fact) in numbers if _NUMBER.fullmatch(fact) else _plain(fact) in plain for fact in facts)
 
 
 def invents_nothing(answer: str, sources: Iterable[str]) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 from toolweave.agents.loop import Answered, CallStarted, LimitReached, Observed
 from toolweave.agents.role_play import RolePlay
 from toolweave.data.synthesize import Kind, held_out_episodes
-from toolweave.errors import ToolweaveError
 from toolweave.evals import scorers
+from toolweave.models.interface import Model
 from toolweave.tools.simulate import Recorded
 from toolweave.types import Episode, Lang, Message, ToolCall, Turn
 
@@ -146,17 +146,15 @@ def run_visits(
         return results
 
 
-def run_visit(visit: Visit, llm: Mapping[str, Any]) -> VisitResult:
-    """Run one visit through RolePlay."""
+def run_visit(visit: Visit, llm: Mapping[str, Any] | Model) -> VisitResult:
+    """Run one visit through RolePlay; `llm` is its config, or a model to ask directly."""
     episode, turn = visit.episode, visit.turn
     recorded = {(step.call.name, _key(step.call)): step.observation for step in turn.steps}
     tools = [
         Recorded(spec, {arguments: text for (name, arguments), text in recorded.items() if name == spec.name})
         for spec in episode.tools
     ]
-    bot = RolePlay(
-        function_list=tools, llm={**llm, "dialect": episode.meta["dialect"]}, instruction=episode.instruction
-    )
+    bot = RolePlay(tools, llm, episode.instruction, dialect=episode.meta["dialect"])
     trace, text = _Trace(), ""
     history = [message for earlier in episode.turns[:-1] for message in _messages(earlier)]
     for event in bot.run_events(turn.query, history=history, lang=episode.lang):
@@ -167,8 +165,8 @@ def run_visit(visit: Visit, llm: Mapping[str, Any]) -> VisitResult:
                 trace.malformed += 1
             case Observed(observation=observation):
                 trace.observations.append(observation)
-            case Answered(text=answer):
-                trace.answer, trace.stopped = answer, event.finish_reason == "stop"
+            case Answered(text=answer, finish_reason=reason):
+                trace.answer, trace.stopped = answer, reason == "stop"
             case LimitReached(text=answer):
                 trace.answer = answer
             case _:
@@ -236,6 +234,3 @@ def _messages(turn: Turn) -> list[Message]:
 
 def _key(call: ToolCall) -> str:
     return json.dumps(call.arguments, ensure_ascii=False, sort_keys=True)
-
-
-__all__ = ["Counts", "Line", "ToolweaveError", "Visit", "VisitResult", "count", "held_out_visits", "run_visits"]

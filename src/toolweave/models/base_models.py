@@ -42,7 +42,8 @@ def load(source: str, dtype: torch.dtype | None = None) -> LoadedModel:
         # The weights are plain tensors now; the note of how they were packed would break saving.
         del model.config.quantization_config
         model.config._name_or_path = source
-    return LoadedModel(model.eval(), ChatTemplate(tokenizer))
+    model.eval()  # type: ignore[no-untyped-call]  # untyped in transformers
+    return LoadedModel(model, ChatTemplate(tokenizer))
 
 
 _HINT = "give a folder with config.json and *.safetensors, a .gguf file, a hub id such as Qwen/Qwen3-0.6B, or embedded"

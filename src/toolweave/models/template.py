@@ -47,7 +47,9 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Message], *, generate: bool) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=generate
+                cast(list[dict[str, str]], list(map(dict, messages))),
+                tokenize=False,
+                add_generation_prompt=generate,
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)

@@ -149,7 +149,7 @@ def create_app(engine: Engine, model_name: str, dialect: str | None = None) -> F
 
 def _sampling_defaults(engine: Engine) -> SamplingDefaults:
     config = engine.model.generation_config
-    if config is None or not config.do_sample:
+    if not config.do_sample:
         return SamplingDefaults()
     given = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
     sampled = SamplingDefaults(temperature=1.0).model_dump() | {k: v for k, v in given.items() if v is not None}

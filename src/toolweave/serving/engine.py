@@ -268,9 +268,8 @@ class Engine:
             return FinishReason.STOP
         row.tokens.append(token)
         generation.put(row.text.push(token))
-        if row.text.stopped:
-            return FinishReason.STOP
-        if generation.usage.completion_tokens < generation.params.max_tokens and len(row.tokens) < self.max_length:
+        stopped, made = row.text.stopped, generation.usage.completion_tokens
+        if not stopped and made < generation.params.max_tokens and len(row.tokens) < self.max_length:
             return None
         generation.put(row.text.flush())
         return FinishReason.STOP if row.text.stopped else FinishReason.LENGTH

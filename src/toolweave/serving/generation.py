@@ -105,7 +105,8 @@ class Generation:
                     items.append(self._deltas.get_nowait())
                 except Empty:
                     break
-            end = items.pop() if not isinstance(items[-1], str) else None
+            # A FinishReason is a string, too.
+            end = items.pop() if isinstance(items[-1], FinishReason | ToolweaveError) else None
             if text := "".join(item for item in items if isinstance(item, str)):
                 yield text
             if isinstance(end, FinishReason):

@@ -104,7 +104,7 @@ def tree_attention(
     if window is not None and window < int(tree.positions.max()) + 1:
         raise ValueError(f"a sliding window of {window} tokens is shorter than the samples")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    out = cast(Tensor, _TreeAttention.apply(query, key, value, tree, scale))
+    out = cast(Tensor, _TreeAttention.apply(query, key, value, tree, scale))  # type: ignore[no-untyped-call]  # torch
     return out.transpose(1, 2).contiguous(), None
 
 

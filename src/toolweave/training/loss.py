@@ -1,25 +1,55 @@
-"""The loss of a prefix tree: logits only where a label is."""
+"""The loss of a prefix tree: logits only where a label is, a few at a time."""
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from toolweave.training.prefix_tree import PrefixTree
 
+_CHUNK = 256
 
-def tree_loss(model: PeftModel | nn.Module, tree: PrefixTree) -> Tensor:
+
+class _LabelLoss(torch.autograd.Function):
+    """Summed weighted cross-entropy of hidden states [L, d] under a frozen head [V, d].
+
+    The gradient is computed along the way, so that at most `_CHUNK` rows of logits [V] exist at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        total = hidden.new_zeros((), dtype=torch.float32)
+        gradient = torch.empty_like(hidden)
+        for start in range(0, len(hidden), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            logits = (hidden[rows] @ head.T).float()
+            log_norm = logits.logsumexp(-1)
+            picked = logits.gather(1, target[rows, None]).squeeze(1)
+            total += torch.dot(log_norm - picked, weight[rows])
+            share = logits.sub_(log_norm[:, None]).exp_()
+            share.scatter_add_(1, target[rows, None], share.new_full((len(share), 1), -1.0))
+            gradient[rows] = share.mul_(weight[rows, None]).to(head.dtype) @ head
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0], None, None, None
+
+
+def tree_loss(model: PeftModel | PreTrainedModel, tree: PrefixTree) -> Tensor:
     """Return the summed cross-entropy of all labels, each counted once per sample that owns it.
 
-    Equal to the sum of the losses of the samples computed one at a time.
+    Equal to the sum of the losses of the samples computed one at a time. The output head stays frozen.
     """
-    output = model(
-        input_ids=tree.tokens.unsqueeze(0),
-        position_ids=tree.positions.unsqueeze(0),
-        tree=tree,
-        use_cache=False,
-        logits_to_keep=tree.label_at,
-    )
-    losses = nn.functional.cross_entropy(output.logits[0].float(), tree.label_target, reduction="none")
-    return torch.dot(losses, tree.label_weight)
+    causal = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    inputs = {"input_ids": tree.tokens.unsqueeze(0), "position_ids": tree.positions.unsqueeze(0)}
+    hidden = causal.get_decoder()(**inputs, tree=tree, use_cache=False).last_hidden_state[0, tree.label_at]
+    head = cast(nn.Linear, causal.get_output_embeddings())
+    loss = _LabelLoss.apply(hidden, head.weight.detach(), tree.label_target, tree.label_weight)
+    return cast(Tensor, loss)

@@ -11,11 +11,11 @@ from toolweave.errors import ToolweaveError
 class Recipe:
     """How to fine-tune. The defaults suit a 135M model and a few thousand samples."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     num_train_epochs: int = 1
     max_length: int = 2048
     """Longer samples are dropped and reported, in tokens."""
-    max_tokens_per_batch: int = 2048
+    max_tokens_per_batch: int = 1536
     """Distinct tokens computed at once; memory grows with it."""
     gradient_accumulation_steps: int = 1
     lora_rank: int = 8

@@ -63,9 +63,7 @@ def train(loaded: LoadedModel, samples: Sequence[Sample], output_dir: Path, reci
     evals = [PrefixTree.build(batch) for batch in shared_batches(eval_set, recipe.max_tokens_per_batch)]
     model = _adapt(loaded, recipe)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        weights, lr=recipe.learning_rate, betas=_ADAM_BETAS, weight_decay=recipe.weight_decay
-    )
+    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, betas=_ADAM_BETAS, weight_decay=recipe.weight_decay)
     every = recipe.gradient_accumulation_steps
     total = math.ceil(len(batches) / every) * recipe.num_train_epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, recipe.warmup_ratio))

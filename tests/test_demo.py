@@ -1,0 +1,86 @@
+"""The whole loop as a user runs it, on a tiny model: every step, a second run, an interrupted one, bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from toolweave import demo
+from toolweave.errors import ModelError, ToolweaveError
+from toolweave.weights.manifest import Manifest, replace_folder
+from toolweave.weights.merge import merge
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "TRAINING_VISITS", 16)
+
+
+def test_demo_from_start_to_report(
+    bpe_model_dir: Path, tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "demo"
+    demo.run_demo(str(bpe_model_dir), output, visits=14)
+    report = json.loads((output / "report.json").read_text("utf-8"))
+    for model in ("base", "tuned"):
+        for line in ("seen_tools", "unseen_tools", "no_call"):
+            assert set(report[model][line]) == {"n", "ok", "called", "right", "faithful", "stopped"}
+            assert 0 <= report[model][line]["ok"] <= report[model][line]["n"]
+    assert report["seconds"] > 0 and report["peak_rss_mb"] > 0
+    merged = Path(report["merged_model"])
+    assert load_file(merged / "model.safetensors")
+    assert "data:image/png" in (output / "report.html").read_text("utf-8")
+    sft = output / "sft"
+    assert (sft / "images" / "loss.png").is_file() and list((sft / "runs").iterdir())
+    rows = [json.loads(line) for line in (sft / "logging.jsonl").read_text("utf-8").splitlines()]
+    assert rows[-1]["eval_loss"] > 0
+    manifest = Manifest.load(merged)
+    assert manifest and manifest.dialects
+    capsys.readouterr()
+
+    # A second run reuses every step; with the last two gone, it makes only those.
+    written = (sft / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    (output / "steps" / "merge.json").unlink()
+    demo.run_demo(str(bpe_model_dir), output, visits=14)
+    said = capsys.readouterr().out
+    assert said.count("reused") == 4
+    assert (sft / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == written
+
+    with pytest.raises(ModelError, match="exists already"):
+        merge(sft / "adapter")
+    manifest_path = sft / "adapter" / "toolweave.json"
+    manifest_path.write_text(manifest_path.read_text().replace(manifest.template_hash, "0" * 16))
+    with pytest.raises(ModelError, match="changed since training"):
+        merge(sft / "adapter", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_fresh_deletes_only_what_the_demo_wrote(tiny_model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(ToolweaveError, match="not written by the demo"):
+        demo.run_demo(str(tiny_model_dir), tmp_path, fresh=True)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_unknown_model_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "toolweave", "demo", "--model", "./no/such", "--output", str(tmp_path / "out")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "no model at" in run.stderr and "Traceback" not in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with replace_folder(target) as draft:
+        (draft / "weights").write_text("old")
+    with pytest.raises(ModelError, match="no space left"), replace_folder(target) as draft:
+        (draft / "weights").write_text("ne")
+        raise OSError(28, "No space left on device")
+    assert (target / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
