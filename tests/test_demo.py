@@ -31,16 +31,19 @@ def test_demo_from_start_to_report(
         for line in ("seen_tools", "unseen_tools", "no_call"):
             assert set(report[model][line]) == {"n", "ok", "called", "right", "faithful", "stopped"}
             assert 0 <= report[model][line]["ok"] <= report[model][line]["n"]
-    assert report["seconds"] > 0 and report["peak_rss_mb"] > 0
+    assert report["seconds"] > 0
+    assert report["peak_rss_mb"] > 0
     merged = Path(report["merged_model"])
     assert load_file(merged / "model.safetensors")
     assert "data:image/png" in (output / "report.html").read_text("utf-8")
     sft = output / "sft"
-    assert (sft / "images" / "loss.png").is_file() and list((sft / "runs").iterdir())
+    assert (sft / "images" / "loss.png").is_file()
+    assert list((sft / "runs").iterdir())
     rows = [json.loads(line) for line in (sft / "logging.jsonl").read_text("utf-8").splitlines()]
     assert rows[-1]["eval_loss"] > 0
     manifest = Manifest.load(merged)
-    assert manifest and manifest.dialects
+    assert manifest
+    assert manifest.dialects
     capsys.readouterr()
 
     # A second run reuses every step; with the last two gone, it makes only those.
@@ -71,7 +74,8 @@ def test_unknown_model_is_an_error_before_anything_is_written(tmp_path: Path) ->
     command = [sys.executable, "-m", "toolweave", "demo", "--model", "./no/such", "--output", str(tmp_path / "out")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert "no model at" in run.stderr and "Traceback" not in run.stderr
+    assert "no model at" in run.stderr
+    assert "Traceback" not in run.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -79,8 +83,13 @@ def test_a_full_disk_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
     target = tmp_path / "model"
     with replace_folder(target) as draft:
         (draft / "weights").write_text("old")
-    with pytest.raises(ModelError, match="no space left"), replace_folder(target) as draft:
-        (draft / "weights").write_text("ne")
-        raise OSError(28, "No space left on device")
+
+    def fill_the_disk() -> None:
+        with replace_folder(target) as draft:
+            (draft / "weights").write_text("ne")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(ModelError, match="no space left"):
+        fill_the_disk()
     assert (target / "weights").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import cast
 from random import Random
+from typing import cast
 
 import pytest
 import torch

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolweave.agents import RolePlay
+from toolweave.dialects import get_dialect
 from toolweave.evals import scorers
 from toolweave.evals.visit import Line, Visit, count, held_out_visits, run_visit
 from toolweave.models.scripted import ScriptedModel
-from toolweave.dialects import get_dialect
 from toolweave.types import Lang, ToolCall
 
 VISITS = held_out_visits()
@@ -35,12 +35,15 @@ def test_a_perfect_model_gets_every_visit_right(visit: Visit) -> None:
 def test_each_failure_is_its_own_class(visit: Visit) -> None:
     good = replies(visit)
     silent = run_visit(visit, ScriptedModel([visit.turn.answer]))
-    assert not silent.called and not silent.right
+    assert not silent.called
+    assert not silent.right
     name = visit.expected[0].name
     wrong = run_visit(visit, ScriptedModel([f'Action: {name}\nAction Input: {{"no_such": 1}}\n', good[-1]]))
-    assert wrong.called and not wrong.right
+    assert wrong.called
+    assert not wrong.right
     invented = run_visit(visit, ScriptedModel([good[0], visit.turn.answer + " 98765"]))
-    assert invented.right and not invented.faithful
+    assert invented.right
+    assert not invented.faithful
     looping = run_visit(visit, ScriptedModel([good[0], good[0], good[-1]]))
     assert not looping.stopped
 
@@ -51,7 +54,8 @@ def test_a_call_where_none_is_needed_is_wrong() -> None:
     dialect = get_dialect(visit.episode.meta["dialect"])
     made = dialect.visible(dialect.call_completion(call, visit.episode.lang))
     result = run_visit(visit, ScriptedModel([made, visit.turn.answer]))
-    assert not result.called and not result.ok
+    assert not result.called
+    assert not result.ok
 
 
 def test_the_held_out_visits_cover_every_line_in_both_languages() -> None:
@@ -74,7 +78,8 @@ def test_counts_add_up() -> None:
 def test_wilson_holds_the_rate_and_shrinks(ok: int, extra: int) -> None:
     n = ok + extra
     low, high = scorers.wilson(ok, n)
-    assert 0 <= low + 1e-12 and high <= 1 + 1e-12
+    assert low + 1e-12 >= 0
+    assert high <= 1 + 1e-12
     if n:
         assert low - 1e-9 <= ok / n <= high + 1e-9
         wide_low, wide_high = scorers.wilson(ok * 4, n * 4)

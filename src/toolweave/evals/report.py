@@ -90,7 +90,7 @@ def _rows(comparison: Comparison) -> list[tuple[str, str, Counts, Counts]]:
 
 def _rate(counts: Counts) -> str:
     low, high = wilson(counts.ok, counts.n)
-    return f"{counts.ok}/{counts.n} ({low:.0%}–{high:.0%})"  # noqa: RUF001
+    return f"{counts.ok}/{counts.n} ({low:.0%}–{high:.0%})"
 
 
 def _html(comparison: Comparison) -> str:
@@ -140,8 +140,8 @@ def _bars(comparison: Comparison) -> Figure:
     rows = _rows(comparison)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
-    for offset, (model, colour) in enumerate((("base", "#bab0ac"), ("tuned", "#4c78a8"))):
-        counts = [row[2 + offset] for row in rows]
+    drawn = {"base": ([base for _, _, base, _ in rows], "#bab0ac"), "tuned": ([row[3] for row in rows], "#4c78a8")}
+    for offset, (model, (counts, colour)) in enumerate(drawn.items()):
         rates = [c.ok / c.n for c in counts]
         bounds = [wilson(c.ok, c.n) for c in counts]
         spread = [[max(0.0, r - low) for r, (low, _) in zip(rates, bounds, strict=True)],
@@ -173,8 +173,9 @@ pre{{white-space:pre-wrap;word-break:break-word;background:#f6f6f4;padding:.7rem
 max-height:24rem;overflow:auto}}</style>
 <h1>Visits, before and after</h1>
 <p>A visit is one user query through RolePlay over HTTP with recorded tool results. It is right when a tool is called
-if and only if one is needed (<b>called</b>), name and arguments are right (<b>right</b>), the answer carries the facts of
-the observation and invents none (<b>faithful</b>), and it stops by itself without repeating a call (<b>stopped</b>).
+if and only if one is needed (<b>called</b>), name and arguments are right (<b>right</b>), the answer carries the facts
+of the observation and invents none (<b>faithful</b>), and it stops by itself without repeating a call
+(<b>stopped</b>).
 The class columns are the tuned model's. Intervals: Wilson, 95 %. None of the phrasings or values was trained on; the
 agents of <i>unseen_tools</i> were not either.</p>
 <table><tr>{head}</tr>{body}</table><p>{cost}. Merged model: <code>{model}</code></p>{plots}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from toolweave.errors import ModelError
 from toolweave.models.template import ChatTemplate
@@ -29,6 +30,7 @@ def load(source: str, dtype: torch.dtype | None = None) -> LoadedModel:
     Raises ModelError when `source` is neither a model folder, a GGUF file, nor a hub id.
     """
     folder, gguf = resolve(source)
+    logging.disable_progress_bar()
     options = {"gguf_file": gguf} if gguf else {}
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options)
@@ -42,7 +44,7 @@ def load(source: str, dtype: torch.dtype | None = None) -> LoadedModel:
         # The weights are plain tensors now; the note of how they were packed would break saving.
         del model.config.quantization_config
         model.config._name_or_path = source
-    model.eval()  # type: ignore[no-untyped-call]  # untyped in transformers
+    model.eval()
     return LoadedModel(model, ChatTemplate(tokenizer))
 
 

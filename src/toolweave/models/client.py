@@ -99,8 +99,8 @@ class ModelClient:
         if not key and self._preset.needs_key and self.base_url == self._preset.url:
             hint = f"set {self._preset.key_name}, or api_key in the llm config"
             raise ServerError(f"no key for {self.base_url}", hint)
-        options = {"timeout": float(self._llm["timeout"])} if "timeout" in self._llm else {}
-        return OpenAI(api_key=key or _NO_KEY, base_url=self.base_url, **options)
+        client = OpenAI(api_key=key or _NO_KEY, base_url=self.base_url)
+        return client.with_options(timeout=float(self._llm["timeout"])) if "timeout" in self._llm else client
 
 
 _CHAT_FIELDS = frozenset(inspect.signature(ChatCompletions.create).parameters)

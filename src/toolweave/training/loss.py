@@ -51,5 +51,6 @@ def tree_loss(model: PeftModel | PreTrainedModel, tree: PrefixTree) -> Tensor:
     inputs = {"input_ids": tree.tokens.unsqueeze(0), "position_ids": tree.positions.unsqueeze(0)}
     hidden = causal.get_decoder()(**inputs, tree=tree, use_cache=False).last_hidden_state[0, tree.label_at]
     head = cast(nn.Linear, causal.get_output_embeddings())
-    loss = _LabelLoss.apply(hidden, head.weight.detach(), tree.label_target, tree.label_weight)
+    labels = (tree.label_target, tree.label_weight)
+    loss = _LabelLoss.apply(hidden, head.weight.detach(), *labels)  # type: ignore[no-untyped-call]  # torch
     return cast(Tensor, loss)

@@ -83,7 +83,7 @@ def train(loaded: LoadedModel, samples: Sequence[Sample], output_dir: Path, reci
                 model.train()
                 for tree in trees:
                     loss = tree_loss(model, tree) / labels
-                    loss.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
+                    loss.backward()
                     summed += float(loss.detach())
                 if not math.isfinite(summed):
                     raise ModelError(f"the loss of step {step + 1} is not a number", "lower --learning_rate")
@@ -95,7 +95,8 @@ def train(loaded: LoadedModel, samples: Sequence[Sample], output_dir: Path, reci
                 train_loss = summed
                 nominal += sum(tree.nominal for tree in trees)
                 distinct += sum(len(tree.tokens) for tree in trees)
-                entry = {"loss": summed, "grad_norm": float(norm), "learning_rate": schedule.get_last_lr()[0]}
+                rate = float(schedule.get_last_lr()[0])
+                entry = {"loss": summed, "grad_norm": float(norm), "learning_rate": rate}
                 if evals and (step % recipe.eval_steps == 0 or step == total):
                     eval_loss = _evaluate(model, evals)
                     entry["eval_loss"] = eval_loss
@@ -171,18 +172,18 @@ class _Log:
 
     def __init__(self, output_dir: Path) -> None:
         self._file = (output_dir / "logging.jsonl").open("w", encoding="utf-8")
-        self._board = SummaryWriter(str(output_dir / "runs"))  # type: ignore[no-untyped-call]  # untyped in torch
+        self._board = SummaryWriter(str(output_dir / "runs"))
 
     def __enter__(self) -> _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]  # untyped in torch
+        self._board.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **rounded}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]  # untyped in torch
+            self._board.add_scalar(name, value, step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -40,7 +40,7 @@ def merge(ckpt_dir: Path, output_dir: Path | None = None) -> Path:
     adapted = PeftModel.from_pretrained(base.model, str(ckpt_dir)).eval()
     probes = _probes(base.template)
     before = [_greedy(adapted, probe, base.template.end_id) for probe in probes]
-    merged = cast(PreTrainedModel, adapted.merge_and_unload())
+    merged = cast(PreTrainedModel, cast(Callable[[], object], adapted.merge_and_unload)())
     for number, (probe, expected) in enumerate(zip(probes, before, strict=True)):
         got = _greedy(merged, probe, base.template.end_id)
         if got != expected:
@@ -64,9 +64,10 @@ def _probes(template: ChatTemplate) -> list[list[int]]:
 
 
 @torch.no_grad()
-def _greedy(model: torch.nn.Module, prompt: Sequence[int], end_id: int) -> list[int]:
+def _greedy(model: PreTrainedModel | PeftModel, prompt: Sequence[int], end_id: int) -> list[int]:
     ids = torch.tensor([list(prompt)])
-    generated = cast(PreTrainedModel, model).generate(
+    generate = cast(Callable[..., torch.Tensor], model.generate)
+    generated = generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=_PROBE_TOKENS,
