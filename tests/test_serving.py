@@ -120,7 +120,7 @@ def chat(query: str, system: str = "") -> list[Message]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -545,15 +545,14 @@ def test_another_template_than_in_training_is_refused(tiny_model_dir: Path, tmp_
         deploy(tmp_path, port=0)
 
 
-def test_deploy_serves_until_it_is_interrupted(tiny_model_dir: Path) -> None:
+def test_deploy_serves_until_it_is_told_to_stop(tiny_model_dir: Path) -> None:
     command = [sys.executable, "-m", "toolweave", "deploy", "--ckpt_dir", str(tiny_model_dir), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         ready = process.stdout.readline()
         base = ready.split(" at ")[1].split()[0]
         reply = httpx.post(f"{base}/completions", json={"prompt": "hi", "max_tokens": 2}, timeout=60)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        process.terminate()
+        assert process.wait(120) == -signal.SIGTERM
     assert reply.json()["usage"]["completion_tokens"] == 2
     assert "curl http://127.0.0.1:" in ready
-    assert process.returncode is not None

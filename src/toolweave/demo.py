@@ -36,7 +36,7 @@ from toolweave.serving.process import serve_model
 TRAINING_VISITS = 480
 _CHATS, _SELF_COGNITION = 40, 24
 # The base model rambles to its limit; replies of the tuned one need a third of this.
-_MAX_TOKENS = 200
+_MAX_TOKENS = 160
 _console = Console()
 
 

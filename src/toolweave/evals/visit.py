@@ -18,6 +18,9 @@ from toolweave.tools.simulate import Recorded
 from toolweave.types import Episode, Lang, Message, ToolCall, Turn
 
 
+_MAX_CALLS = 5
+
+
 class Line(StrEnum):
     """A line of the report."""
 
@@ -154,7 +157,8 @@ def run_visit(visit: Visit, llm: Mapping[str, Any] | Model) -> VisitResult:
         Recorded(spec, {arguments: text for (name, arguments), text in recorded.items() if name == spec.name})
         for spec in episode.tools
     ]
-    bot = RolePlay(tools, llm, episode.instruction, dialect=episode.meta["dialect"])
+    # No visit needs more than three model calls; a model that makes five is lost.
+    bot = RolePlay(tools, llm, episode.instruction, dialect=episode.meta["dialect"], max_calls=_MAX_CALLS)
     trace, text = _Trace(), ""
     history = [message for earlier in episode.turns[:-1] for message in _messages(earlier)]
     for event in bot.run_events(turn.query, history=history, lang=episode.lang):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,9 @@ import httpx
 
 from toolweave.errors import ToolError
 from toolweave.types import Json
+
+# At INFO httpx logs whole URLs, and AMap's carry the key.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
