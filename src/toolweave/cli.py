@@ -146,6 +146,24 @@ def deploy(
     serve(ckpt_dir, host=host, port=port, served_model_name=served_model_name)
 
 
+@app.command("visits")
+def visits(
+    model: Annotated[str, typer.Option("--model", help="Folder, GGUF file, hub id, or embedded.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", help="File to write results to (JSONL).")] = Path("visits.jsonl"),
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Run about so many; all if not given.")] = None,
+) -> None:
+    """Serve a model, run the held-out visits on it, and count the right ones.
+
+    Example: toolweave visits --model output/demo/sft/adapter-merged --output visits.jsonl
+    """
+    from rich.console import Console
+
+    from toolweave.demo import visit_model
+    from toolweave.evals.report import print_visits
+
+    print_visits(visit_model(model, output, limit), Console())
+
+
 @app.command("demo")
 def demo(
     model: Annotated[str, typer.Option("--model", help="Folder, GGUF file, hub id, or embedded.")] = "embedded",

@@ -57,7 +57,7 @@ class _Steps:
         self._folder.mkdir(parents=True, exist_ok=True)
         self.done: dict[str, _Done] = {}
 
-    def run(self, name: str, depends_on: object, work: Callable[[], None]) -> None:
+    def run(self, name: str, depends_on: object, work: Callable[[], object]) -> None:
         """Run `work` unless it is done already, and note time and peak memory of all its processes."""
         key = hashlib.sha256(f"{__version__} {name} {depends_on}".encode()).hexdigest()
         stamp = self._folder / f"{name}.json"
@@ -124,7 +124,7 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
 
     steps.run("data", (TRAINING_VISITS, _CHATS, _SELF_COGNITION), lambda: _synthesize(samples))
     data_key = hashlib.sha256(samples.read_bytes()).hexdigest()
-    steps.run("visits before", (model, asked), lambda: _visit(model, base_visits, visits))
+    steps.run("visits before", (model, asked), lambda: visit_model(model, base_visits, visits))
     steps.run(
         "fine-tune",
         (model, data_key),
@@ -137,7 +137,7 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
         _command("export", "--ckpt_dir", adapter, "--merge_lora", "true")
 
     steps.run("merge", trained, merge)
-    steps.run("visits after", (trained, asked), lambda: _visit(str(merged), tuned_visits, visits))
+    steps.run("visits after", (trained, asked), lambda: visit_model(str(merged), tuned_visits, visits))
 
     comparison = Comparison(
         base=load_results(base_visits),
@@ -171,7 +171,8 @@ def _command(*arguments: str | Path) -> None:
         raise ToolweaveError(f"toolweave {words[0]} failed with exit code {code}", "see its message above")
 
 
-def _visit(model: str, target: Path, limit: int) -> None:
+def visit_model(model: str, target: Path, limit: int | None = None) -> list[VisitResult]:
+    """Serve a model, run the held-out visits (or about `limit` of them) and save the results to `target`."""
     chosen = held_out_visits(limit)
     with serve_model(model) as api_base, _visit_progress() as progress:
         bar = progress.add_task("visits", total=len(chosen), right=0)
@@ -182,7 +183,9 @@ def _visit(model: str, target: Path, limit: int) -> None:
 
         llm = {"model_server": "openai", "model": model, "api_base": api_base, "is_chat": True,
                "generate_cfg": {"temperature": 0, "max_tokens": _MAX_TOKENS}}  # fmt: skip
-        save_results(target, run_visits(chosen, llm, done=done))
+        results = run_visits(chosen, llm, done=done)
+    save_results(target, results)
+    return results
 
 
 def _visit_progress() -> Progress:

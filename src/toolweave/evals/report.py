@@ -61,6 +61,18 @@ def write_report(comparison: Comparison, output: Path) -> None:
     (output / "report.html").write_text(_html(comparison), "utf-8")
 
 
+def print_visits(results: Sequence[VisitResult], console: Console) -> None:
+    """Print the table of one model's visits."""
+    table = Table(title="visits right (95 % interval)", title_justify="left")
+    for heading in ("visits", "lang", "right", *_CLASSES):
+        table.add_column(heading)
+    for lang in Lang:
+        for line, counts in count(r for r in results if r.lang == lang).items():
+            if counts.n:
+                table.add_row(line, lang, _rate(counts), *(f"{getattr(counts, name)}/{counts.n}" for name in _CLASSES))
+    console.print(table)
+
+
 def print_report(comparison: Comparison, console: Console) -> None:
     """Print the before/after table: right visits with Wilson 95 % intervals, and the four classes."""
     table = Table(title="visits right, before → after (95 % interval)", title_justify="left")

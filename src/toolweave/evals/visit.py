@@ -17,7 +17,6 @@ from toolweave.models.interface import Model
 from toolweave.tools.simulate import Recorded
 from toolweave.types import Episode, Lang, Message, ToolCall, Turn
 
-
 _MAX_CALLS = 5
 
 

@@ -45,16 +45,19 @@ class ChatTemplate:
         return self._render(messages, generate=False)
 
     def _render(self, messages: Sequence[Message], *, generate: bool) -> str:
+        spoken = [{"role": message["role"], "content": self._defuse(message["content"])} for message in messages]
         try:
-            text = self.tokenizer.apply_chat_template(
-                cast(list[dict[str, str]], list(map(dict, messages))),
-                tokenize=False,
-                add_generation_prompt=generate,
-            )
+            text = self.tokenizer.apply_chat_template(spoken, tokenize=False, add_generation_prompt=generate)
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(f"the chat template refuses messages of roles {roles}: {error}") from error
         return cast(str, text)
+
+    def _defuse(self, content: str) -> str:
+        """Break control tokens that a user or a tool wrote: only the template opens and ends turns."""
+        for token in self.tokenizer.all_special_tokens:
+            content = content.replace(token, f"{token[0]}\u200b{token[1:]}")
+        return content
 
     def _encode(self, text: str) -> list[int]:
         return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
