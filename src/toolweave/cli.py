@@ -99,7 +99,8 @@ def sft(
     from toolweave.training.sft import train
 
     samples = [sample for path in dataset for sample in read_samples(path)]
-    result = train(load(model), samples, output_dir, checked, base=model)
+    base = str(Path(model).resolve()) if Path(model).exists() else model
+    result = train(load(model), samples, output_dir, checked, base)
     typer.echo(
         f"{result.adapter}: {result.steps} steps on {result.samples} samples ({result.dropped} too long) "
         f"in {result.seconds:.0f} s, loss {result.train_loss:.3f}, evaluation {result.eval_loss:.3f}"

@@ -78,32 +78,25 @@ def train(loaded: LoadedModel, samples: Sequence[Sample], output_dir: Path, reci
             order = shuffled(batches, recipe.seed, epoch)
             for first in range(0, len(order), every):
                 trees = [PrefixTree.build(batch) for batch in order[first : first + every]]
-                labels = sum(float(tree.label_weight.sum()) for tree in trees)
-                summed = 0.0
-                model.train()
-                for tree in trees:
-                    loss = tree_loss(model, tree) / labels
-                    loss.backward()
-                    summed += float(loss.detach())
-                if not math.isfinite(summed):
+                train_loss = _backward(model, trees)
+                if not math.isfinite(train_loss):
                     raise ModelError(f"the loss of step {step + 1} is not a number", "lower --learning_rate")
                 norm = torch.nn.utils.clip_grad_norm_(weights, recipe.max_grad_norm)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
                 step += 1
-                train_loss = summed
                 nominal += sum(tree.nominal for tree in trees)
                 distinct += sum(len(tree.tokens) for tree in trees)
                 rate = float(schedule.get_last_lr()[0])
-                entry = {"loss": summed, "grad_norm": float(norm), "learning_rate": rate}
+                entry = {"loss": train_loss, "grad_norm": float(norm), "learning_rate": rate}
                 if evals and (step % recipe.eval_steps == 0 or step == total):
                     eval_loss = _evaluate(model, evals)
                     entry["eval_loss"] = eval_loss
                 if step % recipe.logging_steps == 0 or "eval_loss" in entry:
                     speed = nominal / (time.monotonic() - started)
                     log.write(step, {**entry, "epoch": first / len(order) + epoch, "tokens_per_second": speed})
-                progress.update(bar, advance=1, note=f"loss {summed:.3f}")
+                progress.update(bar, advance=1, note=f"loss {train_loss:.3f}")
     plot_losses(output_dir / "logging.jsonl", output_dir / "images" / "loss.png")
     adapter = output_dir / "adapter"
     with replace_folder(adapter) as folder:
@@ -133,6 +126,18 @@ def _adapt(loaded: LoadedModel, recipe: Recipe) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     return cast(PeftModel, get_peft_model(loaded.model, config))
+
+
+def _backward(model: PeftModel, trees: Sequence[PrefixTree]) -> float:
+    """Accumulate the gradients of one step and return its loss per label."""
+    model.train()
+    labels = sum(float(tree.label_weight.sum()) for tree in trees)
+    total = 0.0
+    for tree in trees:
+        loss = tree_loss(model, tree) / labels
+        loss.backward()
+        total += float(loss.detach())
+    return total
 
 
 def _hold_back(count: int, recipe: Recipe) -> set[int]:
