@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from random import Random
-from typing import cast
 
 import pytest
 import torch
@@ -13,15 +13,21 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
-from toolweave.training import attention
+from toolweave.errors import ModelError
+from toolweave.training import attention, prefix_tree
+from toolweave.training.lora import LoraLinear, add_lora
 from toolweave.training.loss import tree_loss
 from toolweave.training.prefix_tree import Encoded, PrefixTree
 
@@ -34,10 +40,14 @@ SHAPE = {
     "head_dim": 16,
     "vocab_size": 12,
 }
+# Windows shorter than the samples, so that a token does not see all of its path.
+GEMMA_LAYERS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 ARCHITECTURES = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, GEMMA_LAYERS),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 4}),
 }
 
 
@@ -54,11 +64,11 @@ SAMPLE_SETS = st.lists(encoded(), min_size=1, max_size=7)
 @cache
 def model_of(name: str) -> PeftModel:
     """A model with adapters on all its linears, as they are in the middle of training: none is zero."""
-    config, architecture = ARCHITECTURES[name]
+    config, architecture, extra = ARCHITECTURES[name]
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return cast(PeftModel, get_peft_model(architecture(config(**SHAPE)).float(), lora))
+        return add_lora(architecture(config(**SHAPE, **extra)).float(), lora)
 
 
 def gradients(model: PeftModel) -> list[Tensor]:
@@ -150,8 +160,61 @@ def test_a_shared_prompt_is_computed_once() -> None:
     assert (len(tree.tokens), tree.nominal, len(tree.nodes)) == (110, 510, 6)
 
 
-def test_a_sliding_window_shorter_than_the_samples_is_refused() -> None:
+def test_long_nodes_are_cut_into_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_tree, "_RUN", 3)
+    prompt = (0, 1, 2, 0, 1, 2, 2)
+    samples = [Encoded((*prompt, end, end), 5) for end in range(3)]
+    tree = PrefixTree.build(samples)
+    assert [(node.start, node.stop, node.end) for node in tree.nodes[:3]] == [(0, 3, 13), (3, 6, 13), (6, 7, 13)]
+    model = model_of("llama")
+    expected, expected_gradients = one_by_one(model, samples)
+    loss, tree_gradients = packed(model, samples)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(tree_gradients, expected_gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_are_not_kept_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = model_of("llama"), [Encoded((0, 1, 2, end), 2) for end in range(3)]
+    _, kept = packed(model, samples)
+    monkeypatch.setattr(attention, "_KEPT_BYTES", 0)
+    _, recomputed = packed(model, samples)
+    torch.testing.assert_close(recomputed, kept)
+
+
+def test_capped_scores_are_refused() -> None:
     tree = PrefixTree.build([Encoded(tuple(range(10)), 2)])
     query = torch.zeros(1, 2, 10, 16)
-    with pytest.raises(ValueError, match="sliding window"):
-        attention.tree_attention(nn.Identity(), query, query, query, None, tree=tree, sliding_window=4)
+    with pytest.raises(ModelError, match="capped"):
+        attention.tree_attention(nn.Identity(), query, query, query, None, tree=tree, softcap=50.0)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_lora_computes_what_peft_computes(bias: bool) -> None:
+    torch.manual_seed(0)
+    layers = nn.ModuleDict({"proj": nn.Linear(12, 20, bias=bias)})
+    config = LoraConfig(r=3, lora_alpha=7, target_modules=["proj"], init_lora_weights=False)
+    reference = get_peft_model(deepcopy(layers), config)
+    config._register_custom_module({nn.Linear: LoraLinear})
+    ours = get_peft_model(layers, config)
+    ours.load_state_dict(reference.state_dict())
+    results = []
+    for model in (reference, ours):
+        x = torch.linspace(-1, 1, 60).reshape(1, 5, 12).requires_grad_()
+        y = model.base_model.model["proj"](x)
+        (y * torch.arange(20)).sum().backward()
+        results.append([y, x.grad, *gradients(model)])
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_dropout_drops_features_of_the_adapter_only() -> None:
+    layer = nn.ModuleDict({"proj": nn.Linear(64, 4, bias=False)})
+    config = LoraConfig(r=2, lora_dropout=0.5, target_modules=["proj"], init_lora_weights=False)
+    config._register_custom_module({nn.Linear: LoraLinear})
+    proj = get_peft_model(layer, config).base_model.model["proj"]
+    assert isinstance(proj, LoraLinear)
+    same = torch.ones(1, 1, 64).expand(1, 3, 64)
+    dropped, again = proj(same), proj(same)
+    assert not torch.equal(dropped, again)
+    torch.testing.assert_close(dropped[0, 0], dropped[0, 2])
+    proj.eval()
+    torch.testing.assert_close(proj(same), proj(same))

@@ -1,91 +1,120 @@
 """Tree attention: a token attends to its ancestors and, causally, to its own node.
 
 Registered with transformers' attention interface, so it serves every model that uses it. Each node
-is a causal block over itself and one unmasked block from all its descendants to it; the blocks'
-results are merged by their log-sum-exp. The backward pass of each block takes the *merged* output
-and log-sum-exp, from which the library kernel derives that block's exact share of the gradient.
+is one dense block: the queries of the node and of all its descendants, which are one contiguous
+range, against the node's keys. The blocks of a query are merged by their log-sum-exp. The query
+heads on one key head are rows of one product, so all the work is the library's matrix products, and
+there is no T x T mask. On a CPU this is two to three times as fast as its fused attention kernel.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from toolweave.training.prefix_tree import PrefixTree
+from toolweave.errors import ModelError
+from toolweave.training.prefix_tree import Node, PrefixTree
 
 NAME = "toolweave_tree"
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+# Attention weights wait for the backward pass while those of all layers fit in here; else they are computed again.
+_KEPT_BYTES = 2 * 2**30
+# Finite, so that a row with all of a node's keys outside its window has a log-sum-exp; its share is then 0.
+_MASKED = -1e30
+
+
+class _Block(NamedTuple):
+    """One node's weights [H_kv, rows, L], and the log-sum-exp [H_kv, rows, 1] they are normalised by."""
+
+    weights: Tensor
+    lse: Tensor
+
+
+class _Plan(NamedTuple):
+    """What the blocks of a layer need to know."""
+
+    tree: PrefixTree
+    scale: float
+    window: int | None
+    keep: bool
 
 
 class _TreeAttention(torch.autograd.Function):
-    """Attention over a flattened tree: q [1, H, T, D], k and v [1, H_kv, T, D] -> [1, H, T, D]."""
+    """Attention over a flattened tree: q [1, H, T, D], k and v [1, H_kv, T, D] -> [1, T, H, D]."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, tree: PrefixTree, scale: float) -> Tensor:
-        kv_heads, groups = k.shape[1], q.shape[1] // k.shape[1]
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out = torch.empty_like(q, dtype=torch.float32)
-        lse = torch.empty(q.shape[:3], dtype=torch.float32)
-        for node in tree.nodes:
-            own = slice(node.start, node.stop)
-            part, part_lse = _flash(q[:, :, own], k[:, :, own], v[:, :, own], 0.0, True, scale=scale)
-            out[:, :, own], lse[:, :, own] = part, part_lse
-        for node in tree.nodes:
-            if node.end == node.stop:
-                continue
-            own, below = slice(node.start, node.stop), slice(node.stop, node.end)
-            part, part_lse = _flash(
-                _fold(q[:, :, below], kv_heads), k[:, :, own], v[:, :, own], 0.0, False, scale=scale
-            )
-            part = part.reshape(1, kv_heads * groups, -1, q.shape[-1])
-            part_lse = part_lse.reshape(1, kv_heads * groups, -1)
-            share = torch.sigmoid(part_lse - lse[:, :, below]).unsqueeze(-1)
-            out[:, :, below].lerp_(part.float(), share)
-            lse[:, :, below] = torch.logaddexp(lse[:, :, below], part_lse)
-        merged = out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, merged, lse)
-        ctx.tree, ctx.scale = tree, scale
-        return merged
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: _Plan) -> Tensor:
+        k, v = k[0].contiguous(), v[0].contiguous()
+        groups = q.shape[1] // k.shape[0]
+        q = _fold(q[0].unflatten(0, (k.shape[0], groups)).transpose(1, 2) * plan.scale)
+        out = torch.zeros_like(q, dtype=torch.float32)
+        lse = out.new_full((*q.shape[:2], 1), -torch.inf)
+        blocks = []
+        # A row's blocks come in the order of its path, parents first.
+        for node in plan.tree.nodes:
+            rows = slice(node.start * groups, node.end * groups)
+            block = _attend(q[:, rows], k, node, groups, plan)
+            part = torch.bmm(block.weights, v[:, node.start : node.stop])
+            merged = torch.logaddexp(lse[:, rows], block.lse)
+            out[:, rows] *= torch.exp(lse[:, rows] - merged)
+            out[:, rows] += part * torch.exp(block.lse - merged)
+            lse[:, rows] = merged
+            blocks.append(block if plan.keep else None)
+        merged_out = out.to(q.dtype)
+        ctx.save_for_backward(q, k, v, merged_out, lse)
+        ctx.plan, ctx.blocks, ctx.groups = plan, blocks, groups
+        return _by_token(merged_out, groups).unsqueeze(0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
         q, k, v, out, lse = ctx.saved_tensors
-        kv_heads, groups, dim = k.shape[1], q.shape[1] // k.shape[1], q.shape[-1]
-        grad = grad.contiguous()
-        dq, dk, dv = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
-
-        for node in ctx.tree.nodes:
-            own, below = slice(node.start, node.stop), slice(node.stop, node.end)
-            # The kernel's backward wants as many key as query heads: repeat, then sum over the group.
-            wide_k, wide_v = (x[:, :, own].repeat_interleave(groups, 1) for x in (k, v))
-            gq, gk, gv = _flash_backward(
-                grad[:, :, own], q[:, :, own], wide_k, wide_v, out[:, :, own], lse[:, :, own], 0.0, True,
-                scale=ctx.scale,
-            )  # fmt: skip
-            dq[:, :, own] += gq
-            dk[:, :, own] += gk.reshape(1, kv_heads, groups, -1, dim).sum(2)
-            dv[:, :, own] += gv.reshape(1, kv_heads, groups, -1, dim).sum(2)
-            if node.end == node.stop:
-                continue
-            gq, gk, gv = _flash_backward(
-                _fold(grad[:, :, below], kv_heads), _fold(q[:, :, below], kv_heads), k[:, :, own], v[:, :, own],
-                _fold(out[:, :, below], kv_heads), _fold(lse[:, :, below], kv_heads), 0.0, False, scale=ctx.scale,
-            )  # fmt: skip
-            dq[:, :, below] += gq.reshape(1, kv_heads * groups, -1, dim)
-            dk[:, :, own] += gk
-            dv[:, :, own] += gv
-        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None
+        plan, groups = cast(_Plan, ctx.plan), cast(int, ctx.groups)
+        grad = _fold(grads[0][0].unflatten(1, (-1, groups)).transpose(0, 1))
+        dot = (grad.float() * out).sum(-1, keepdim=True)
+        dq = torch.zeros_like(q, dtype=torch.float32)
+        dk, dv = torch.empty_like(k), torch.empty_like(v)
+        for node, kept in zip(plan.tree.nodes, ctx.blocks, strict=True):
+            own, rows = slice(node.start, node.stop), slice(node.start * groups, node.end * groups)
+            weights, block_lse = kept or _attend(q[:, rows], k, node, groups, plan)
+            # `weights` are this block's softmax; its share makes them the weights in the whole.
+            share = torch.exp(block_lse - lse[:, rows])
+            g = (grad[:, rows] * share).to(q.dtype)
+            dv[:, own] = torch.bmm(weights.transpose(1, 2), g)
+            ds = torch.bmm(g, v[:, own].transpose(1, 2)).sub_(dot[:, rows] * share).mul_(weights)
+            dq[:, rows] += torch.bmm(ds, k[:, own])
+            dk[:, own] = torch.bmm(ds.transpose(1, 2), q[:, rows])
+        dq = (dq * plan.scale).to(q.dtype).unflatten(1, (-1, groups)).transpose(1, 2).flatten(0, 1)
+        return dq.unsqueeze(0), dk.unsqueeze(0), dv.unsqueeze(0), None
 
 
-def _fold(x: Tensor, kv_heads: int) -> Tensor:
-    """Fold the query heads of a group into rows: [1, H, T, ...] -> [1, H_kv, H / H_kv * T, ...]."""
-    return x.reshape(1, kv_heads, -1, *x.shape[3:])
+def _by_token(x: Tensor, groups: int) -> Tensor:
+    """Undo `_fold`, tokens first: [H_kv, T * G, D] -> [T, H, D]."""
+    heads, rows, dim = x.shape
+    return x.view(heads, rows // groups, groups, dim).transpose(0, 1).reshape(rows // groups, heads * groups, dim)
+
+
+def _fold(x: Tensor) -> Tensor:
+    """Make the query heads of a group rows: [H_kv, T, G, D] -> contiguous [H_kv, T * G, D]."""
+    return x.flatten(1, 2).contiguous()
+
+
+def _attend(q: Tensor, k: Tensor, node: Node, groups: int, plan: _Plan) -> _Block:
+    """Weigh the node's keys for its own queries and those below, q [H_kv, (end - start) * G, D]."""
+    own = node.stop - node.start
+    scores = torch.bmm(q, k[:, node.start : node.stop].transpose(1, 2)).float()
+    by_token = scores.unflatten(1, (-1, groups))
+    by_token[:, :own] += torch.full((own, own), _MASKED, device=q.device).triu(1).unsqueeze(1)
+    if plan.window is not None:
+        positions = plan.tree.positions
+        distance = positions[node.start : node.end, None] - positions[node.start : node.stop]
+        by_token.masked_fill_((distance >= plan.window).unsqueeze(1).to(q.device), _MASKED)
+    highest = scores.amax(-1, keepdim=True)
+    weights = scores.softmax(-1)
+    # The highest weight is exp(0) / sum(exp(scores - highest)).
+    return _Block(weights.to(q.dtype), highest - weights.amax(-1, keepdim=True).log())
 
 
 def tree_attention(
@@ -97,15 +126,27 @@ def tree_attention(
     *,
     tree: PrefixTree,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers attention function; `tree` travels through the model's keyword arguments."""
-    window = kwargs.get("sliding_window")
-    if window is not None and window < int(tree.positions.max()) + 1:
-        raise ValueError(f"a sliding window of {window} tokens is shorter than the samples")
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    out = cast(Tensor, _TreeAttention.apply(query, key, value, tree, scale))  # type: ignore[no-untyped-call]  # torch
-    return out.transpose(1, 2).contiguous(), None
+    """Transformers attention function; `tree` travels through the model's keyword arguments.
+
+    Takes query [1, H, T, D], key and value [1, H_kv, T, D], returns [1, T, H, D]. Raises ModelError for
+    capped scores and attention sinks.
+    """
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise ModelError("models with capped attention scores or attention sinks cannot be trained on prefix trees")
+    depth = int(tree.positions.max()) + 1
+    layers = getattr(getattr(module, "config", None), "num_hidden_layers", 1)
+    pairs = sum((node.end - node.start) * (node.stop - node.start) for node in tree.nodes)
+    plan = _Plan(
+        tree,
+        scaling if scaling is not None else query.shape[-1] ** -0.5,
+        sliding_window if sliding_window is not None and sliding_window < depth else None,
+        keep=torch.is_grad_enabled() and layers * query.shape[1] * pairs * query.element_size() <= _KEPT_BYTES,
+    )
+    out = cast(Tensor, _TreeAttention.apply(query, key, value, plan))  # type: ignore[no-untyped-call]  # torch
+    return out, None
 
 
 AttentionInterface.register(NAME, tree_attention)

@@ -7,11 +7,13 @@ the descendants of a node are one contiguous range, which is what makes tree att
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_RUN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,16 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A run of tokens `[start, stop)`; its descendants are the tokens `[stop, end)`."""
+    """A run of at most `_RUN` tokens `[start, stop)`; its descendants are the tokens `[stop, end)`."""
 
     start: int
     stop: int
     end: int
+
+    def cut(self) -> Iterator[Node]:
+        """Yield the node as a chain of runs: half of a run's own attention square is masked, and so wasted."""
+        for start in range(self.start, self.stop, _RUN):
+            yield Node(start, min(start + _RUN, self.stop), self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class PrefixTree:
         return cls(
             tokens=torch.tensor(tokens, dtype=torch.long),
             positions=torch.tensor(positions, dtype=torch.long),
-            nodes=tuple(node for node in nodes if node.stop > node.start),
+            nodes=tuple(run for node in nodes for run in node.cut()),
             label_at=torch.tensor([at for (at, _), _ in items], dtype=torch.long),
             label_target=torch.tensor([target for (_, target), _ in items], dtype=torch.long),
             label_weight=torch.tensor([float(count) for _, count in items]),

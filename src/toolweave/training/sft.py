@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -20,6 +20,7 @@ from toolweave.errors import ModelError
 from toolweave.models.base_models import LoadedModel
 from toolweave.training import attention
 from toolweave.training.batching import encode, shared_batches, shuffled
+from toolweave.training.lora import add_lora
 from toolweave.training.loss import tree_loss
 from toolweave.training.plots import plot_losses
 from toolweave.training.prefix_tree import PrefixTree
@@ -125,7 +126,7 @@ def _adapt(loaded: LoadedModel, recipe: Recipe) -> PeftModel:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return cast(PeftModel, get_peft_model(loaded.model, config))
+    return add_lora(loaded.model, config)
 
 
 def _backward(model: PeftModel, trees: Sequence[PrefixTree]) -> float:
