@@ -120,7 +120,9 @@ def joined() -> Iterator[Workers]:
 
     Raises ToolweaveError when another process of the job is gone.
     """
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
+    # Without a GPU accelerate joins no job (gloo) unless it is told to use the CPU.
+    on_cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
     workers = Workers(accelerator)
     try:
         yield workers

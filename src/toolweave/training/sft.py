@@ -344,7 +344,7 @@ def _targets(model: nn.Module, lora: LoraPart) -> str | list[str]:
 
 def _checkpoint_activations(model: PeftModel) -> None:
     base = model.get_base_model()
-    cast(Any, base).gradient_checkpointing_enable({"use_reentrant": False})
+    cast(Any, base).activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _dialects(rows: Sequence[Row]) -> tuple[str, ...]:
