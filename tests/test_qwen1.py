@@ -152,13 +152,16 @@ def test_the_real_vocabulary_gives_the_tokens_of_tiktoken(real_tokenizer: PreTra
     assert len(real_tokenizer) == len(ranks) + len(special) == 151851
     rng = random.Random(0)
     texts = [
-        "朝阳区天气怎样？🌧️ 12°C，微风。", "It's   raining;\n\n\tthey'll    stay\r\n at 1234567 °F", "👩‍🔬👨‍👩‍👧 e\u0301 ﬁ aaaaaaaa",
-        'Action: amap_weather\nAction Input: {"location": "海淀区"}\nObservation:', Path(qwen1.__file__).read_text("utf-8"),
-    ]  # fmt: skip
+        "朝阳区天气怎样？🌧️ 12°C，微风。",
+        "It's   raining;\n\n\tthey'll    stay\r\n at 1234567 °F",
+        "\U0001f469\u200d\U0001f52c e\u0301 ﬁ aaaaaaaa",
+        'Action: amap_weather\nAction Input: {"location": "海淀区"}\nObservation:',
+        Path(qwen1.__file__).read_text("utf-8"),
+    ]
     ranges = [(32, 127), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF), (0xA0, 0x2FFF), (9, 14)]
     texts += ["".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(50)) for _ in range(400)]
     for text in texts:
-        ids = real_tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = real_tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         assert ids == reference.encode_ordinary(unicodedata.normalize("NFC", text)), text
     chat = "<|im_start|>user\n你好<|im_end|>\n<|extra_204|>"
     ids = real_tokenizer(chat, add_special_tokens=False)["input_ids"]
