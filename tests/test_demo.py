@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from toolweave import demo
 from toolweave.errors import ModelError, ToolweaveError
+from toolweave.training.checkpoint import best_checkpoint
 from toolweave.weights.manifest import Manifest, replace_folder
 from toolweave.weights.merge import merge
 
@@ -46,20 +47,21 @@ def test_demo_from_start_to_report(
     assert manifest.dialects
     capsys.readouterr()
 
+    adapter = best_checkpoint(sft)
     # A second run reuses every step; with the last two gone, it makes only those.
-    written = (sft / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    written = (adapter / "adapter_model.safetensors").stat().st_mtime_ns
     (output / "steps" / "merge.json").unlink()
     demo.run_demo(str(bpe_model_dir), output, visits=14)
     said = capsys.readouterr().out
     assert said.count("reused") == 4
-    assert (sft / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == written
+    assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == written
 
     with pytest.raises(ModelError, match="exists already"):
-        merge(sft / "adapter")
-    manifest_path = sft / "adapter" / "toolweave.json"
+        merge(adapter, merged)
+    manifest_path = adapter / "toolweave.json"
     manifest_path.write_text(manifest_path.read_text().replace(manifest.template_hash, "0" * 16))
     with pytest.raises(ModelError, match="changed since training"):
-        merge(sft / "adapter", tmp_path / "other")
+        merge(adapter, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

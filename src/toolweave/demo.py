@@ -31,6 +31,7 @@ from toolweave.evals.results import load_results, save_results
 from toolweave.evals.visit import VisitResult, held_out_visits, run_visits
 from toolweave.models.base_models import resolve
 from toolweave.serving.process import serve_model
+from toolweave.training.checkpoint import best_checkpoint
 
 # Sized for 30 minutes in all on two cores without fast bf16.
 TRAINING_VISITS = 480
@@ -118,7 +119,7 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
         shutil.rmtree(output)
     steps = _Steps(output)
     samples, run = output / "samples.jsonl", output / "sft"
-    adapter, merged = run / "adapter", run / "adapter-merged"
+    merged = run / "merged"
     base_visits, tuned_visits = output / "visits_base.jsonl", output / "visits_tuned.jsonl"
     asked = [visit.id + visit.turn.query for visit in held_out_visits(visits)]
 
@@ -128,13 +129,13 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
     steps.run(
         "fine-tune",
         (model, data_key),
-        lambda: _command("sft", "--dataset", samples, "--model", model, "--output_dir", run),
+        lambda: _fine_tune(samples, model, run, data_key),
     )
     trained = (model, data_key, steps.done["fine-tune"].seconds)
 
     def merge() -> None:
         shutil.rmtree(merged, ignore_errors=True)
-        _command("export", "--ckpt_dir", adapter, "--merge_lora", "true")
+        _command("export", "--ckpt_dir", best_checkpoint(run), "--merge_lora", "true", "--output_dir", merged)
 
     steps.run("merge", trained, merge)
     steps.run("visits after", (trained, asked), lambda: visit_model(str(merged), tuned_visits, visits))
@@ -160,6 +161,20 @@ def _synthesize(target: Path) -> None:
     samples += chat_samples(_CHATS) + self_cognition_samples(_SELF_COGNITION, Persona())
     write_jsonl(target, (sample.to_json() for sample in samples))
     _console.print(f"{len(samples)} samples in {target}")
+
+
+def _fine_tune(samples: Path, model: str, run: Path, data_key: str) -> None:
+    """Train, or go on with training that was interrupted; what other data or another model left is removed."""
+    began_with = run / "began_with.txt"
+    key = f"{__version__} {model} {data_key}"
+    if run.exists() and not (began_with.is_file() and began_with.read_text("utf-8") == key):
+        shutil.rmtree(run)
+    run.mkdir(parents=True, exist_ok=True)
+    began_with.write_text(key, "utf-8")
+    _command(
+        "sft", "--dataset", samples, "--model", model, "--output_dir", run,
+        "--add_output_dir_suffix", "false", "--resume_from_checkpoint", "auto",
+    )  # fmt: skip
 
 
 def _command(*arguments: str | Path) -> None:

@@ -24,3 +24,7 @@ class ServerError(ToolweaveError):
 
 class ToolError(ToolweaveError):
     """A tool that failed; the text goes back to the model as the observation."""
+
+
+class Interrupted(ToolweaveError):  # noqa: N818  # no error: it was asked for
+    """A run that was stopped on request and can go on; the command line exits with code 130."""

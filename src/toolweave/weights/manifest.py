@@ -1,8 +1,9 @@
-"""`toolweave.json`: what must travel with weights so that train and serve agree."""
+"""`toolweave.json`: what must travel with weights so that train and serve agree; folders written whole."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 from toolweave.errors import ModelError
 
 _NAME = "toolweave.json"
+_SEAL = "files.json"
+_DRAFT = ".draft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +58,22 @@ class Manifest:
 def replace_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder beside `target` that takes its place at the end, whole or not at all.
 
-    Raises ModelError when the disk is full; an existing `target` then stays as it was.
+    At every moment, also after a power cut, `target` is the old folder or the new one, complete and
+    on disk; at worst the old one lies beside it under a hidden name. Raises ModelError when the disk
+    is full; an existing `target` then stays as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=_DRAFT, dir=target.parent))
     try:
         yield draft
         draft.chmod(0o755)
         _sync(draft)
+        old = draft.with_name(f"{draft.name}{_DRAFT}")
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(old)
         draft.rename(target)
+        _sync_one(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if _disk_is_full(error):
@@ -73,12 +81,62 @@ def replace_folder(target: Path) -> Iterator[Path]:
         raise
 
 
+def remove_drafts(parent: Path) -> None:
+    """Remove what killed `replace_folder` calls left in `parent`."""
+    for draft in parent.glob(f".*{_DRAFT}"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def seal(folder: Path) -> None:
+    """Write the size and SHA-256 of every file of `folder` into it, so that `broken` can tell it is whole."""
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != _SEAL
+    }
+    (folder / _SEAL).write_text(json.dumps(files, indent=2) + "\n", "utf-8")
+
+
+def broken(folder: Path) -> str | None:
+    """Return what is wrong with a sealed folder, None when every file is as it was written."""
+    path = folder / _SEAL
+    if not path.is_file():
+        return f"it has no {_SEAL}, so toolweave did not write it, or not to its end"
+    try:
+        files = {
+            str(name): (int(entry["bytes"]), str(entry["sha256"]))
+            for name, entry in json.loads(path.read_text("utf-8")).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its {_SEAL} cannot be read ({error})"
+    for name, (size, digest) in files.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if _sha256(file) != digest:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _sync(folder: Path) -> None:
     for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+        _sync_one(path)
+    _sync_one(folder)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _disk_is_full(error: BaseException) -> bool:

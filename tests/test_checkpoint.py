@@ -1,0 +1,147 @@
+"""A run cannot be lost: killed anywhere, it goes on to the very same adapter."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolweave.errors import Interrupted, ModelError
+from toolweave.models.base_models import load
+from toolweave.training import checkpoint, sft
+from toolweave.training.recipe import Recipe
+from toolweave.training.sft import TrainResult, train
+from toolweave.types import Message, Sample
+from toolweave.weights.manifest import broken
+
+KILLS = int(os.environ.get("TOOLWEAVE_KILLS", "3"))
+SAMPLES = [
+    Sample((Message(role="user", content=f"question {i}"),), f"answer {i * i}", meta={"id": f"row-{i}"})
+    for i in range(24)
+]
+
+
+def learn(model: Path, run: Path, samples: list[Sample] | None = None, **choices: object) -> TrainResult:
+    recipe = Recipe.of(**{"batch_size": 2, "gradient_accumulation_steps": 2, "eval_steps": 2, "lora_dropout_p": 0.1,
+                          "num_train_epochs": 2, **choices})  # fmt: skip
+    loaded = load(str(model), torch.float32)
+    return train(loaded, samples or SAMPLES, run, recipe, "base", validation=SAMPLES[:3])
+
+
+def adapter(run: Path, step: int) -> bytes:
+    return (run / f"checkpoint-{step}" / "adapter_model.safetensors").read_bytes()
+
+
+def test_killed_anywhere_it_ends_in_the_same_adapter(tiny_model_dir: Path, tmp_path: Path) -> None:
+    expected = learn(tiny_model_dir, tmp_path / "whole", save_steps=1)
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]); import test_checkpoint as t;"
+        "t.learn(Path(sys.argv[1]), Path(sys.argv[2]), save_steps=1)"
+    )
+    run = tmp_path / "killed"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tiny_model_dir), str(run), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    rng, kills = random.Random(0), 0
+    while kills < KILLS:
+        before = set(run.glob("checkpoint-*"))
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        # Once steps are being made, die at any moment of computing or saving.
+        while process.poll() is None and set(run.glob("checkpoint-*")) <= before:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        process.wait()
+        kills += 1
+        if (run / f"checkpoint-{expected.steps}").exists():
+            break
+    assert kills
+    learn(tiny_model_dir, run, save_steps=1)
+    assert adapter(run, expected.steps) == adapter(tmp_path / "whole", expected.steps)
+    assert not list(run.glob(".*"))
+    assert all(broken(path) is None for path in run.glob("checkpoint-*"))
+
+
+def test_what_is_incomplete_or_foreign_is_passed_over(tiny_model_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    steps = learn(tiny_model_dir, run).steps
+    expected = adapter(run, steps)
+    tensors = run / f"checkpoint-{steps}" / "training.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-7])
+    (run / "checkpoint-99").mkdir()
+    (run / "checkpoint-99" / "pytorch_model.bin").write_bytes(b"not ours")
+    assert learn(tiny_model_dir, run).steps == steps
+    assert adapter(run, steps) == expected
+    assert (run / "checkpoint-99" / "pytorch_model.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("samples", "choices", "message"),
+    [(SAMPLES[:-1], {}, "training rows"), (SAMPLES, {"learning_rate": 1e-3}, "learning_rate was 0.002 and is 0.001")],
+)
+def test_other_data_or_another_recipe_is_refused(
+    samples: list[Sample], choices: dict[str, object], message: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    learn(tiny_model_dir, tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ModelError, match=message):
+        learn(tiny_model_dir, tmp_path, samples, **choices)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_rotation_keeps_the_best(tmp_path: Path) -> None:
+    checkpoints = checkpoint.Checkpoints(tmp_path, limit=2)
+    for step in range(1, 6):
+        progress = checkpoint.Progress({}, step, checkpoint.Best(min(step, 2), 0.5))
+        checkpoints.save(progress, {"weight:w": torch.zeros(2)}, lambda folder: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
+    assert checkpoint.best_checkpoint(tmp_path).name == "checkpoint-2"
+
+
+def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path: Path) -> None:
+    checkpoints = checkpoint.Checkpoints(tmp_path, limit=1)
+    checkpoints.save(checkpoint.Progress({}, 1), {}, lambda folder: None)
+
+    def fill(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ModelError, match="no space left"):
+        checkpoints.save(checkpoint.Progress({}, 2), {}, fill)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = sft._Run._learn, []
+
+    def poisoned(self: sft._Run, number: int, work: sft._Work, asked: bool) -> tuple[float, int, float, bool]:
+        calls.append(number)
+        if number == 3:
+            with torch.no_grad():
+                self._weights[0].fill_(torch.nan)
+        return real(self, number, work, asked)
+
+    monkeypatch.setattr(sft._Run, "_learn", poisoned)
+    with pytest.raises(ModelError, match=r"the loss of step 4 is not a finite number, on the rows row-\d+"):
+        learn(tiny_model_dir, tmp_path, save_steps=1)
+    assert calls == [0, 1, 2, 3]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (1, 2, 3)]
+
+
+def test_ctrl_c_saves_and_the_run_goes_on(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = learn(tiny_model_dir, tmp_path / "whole")
+    real = sft._Run._learn
+    with monkeypatch.context() as patch:
+        patch.setattr(sft._Run, "_learn", lambda self, number, work, asked: real(self, number, work, number == 4))
+        with pytest.raises(Interrupted, match="stopped after step 5"):
+            learn(tiny_model_dir, tmp_path / "stopped")
+    assert learn(tiny_model_dir, tmp_path / "stopped").steps == expected.steps
+    assert adapter(tmp_path / "stopped", expected.steps) == adapter(tmp_path / "whole", expected.steps)

@@ -1,0 +1,83 @@
+"""Two processes learn what one does with the same global batch, and notice when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(sys.path),
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def write_rows(path: Path, count: int) -> Path:
+    rows = [
+        {"messages": [{"role": "user", "content": f"question {i}"}], "completion": f"{i * i}"} for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def command(processes: int, *arguments: str | Path) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    words = ["-m", "toolweave.sft", "--add_output_dir_suffix", "false", "--dtype", "fp32"]
+    return [*launcher, *words, *map(str, arguments)]
+
+
+@pytest.mark.parametrize("rows", [24, 25], ids=["even", "uneven"])
+def test_two_processes_learn_what_one_does(rows: int, tiny_model_dir: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    logs, adapters = [], []
+    for processes, accumulation in ((1, 4), (2, 2)):
+        run = tmp_path / str(processes)
+        arguments = (
+            "--dataset", data, "--model", tiny_model_dir, "--output_dir", run, "--dataset_test_ratio", "0.2",
+            "--batch_size", "1", "--gradient_accumulation_steps", str(accumulation), "--eval_steps", "2",
+        )  # fmt: skip
+        done = subprocess.run(
+            command(processes, *arguments), env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("best_model_checkpoint:") == 1
+        logs.append([json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()])
+        (last,) = (path for path in run.glob("checkpoint-*") if path.name == f"checkpoint-{logs[-1][-1]['step']}")
+        adapters.append(load_file(last / "adapter_model.safetensors"))
+    for one, two in zip(*logs, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+        assert one.keys() == two.keys()
+        assert one.get("eval_loss", 0.0) == pytest.approx(two.get("eval_loss", 0.0), rel=1e-5)
+    for name, weight in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], weight, rtol=1e-5, atol=1e-5)
+
+
+def test_a_killed_process_ends_the_job(tiny_model_dir: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", 200)
+    run = tmp_path / "run"
+    arguments = ("--dataset", data, "--model", tiny_model_dir, "--output_dir", run, "--batch_size", "1",
+                 "--gradient_accumulation_steps", "1", "--num_train_epochs", "500", "--eval_steps", "5")  # fmt: skip
+    job = subprocess.Popen(command(2, *arguments), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    try:
+        while job.poll() is None and not list(run.glob("checkpoint-*")):
+            time.sleep(0.05)
+        workers = [
+            child for child in psutil.Process(job.pid).children() if "toolweave.sft" in " ".join(child.cmdline())
+        ]
+        workers[-1].send_signal(signal.SIGKILL)
+        _, told = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert job.returncode
+    assert "SIGKILL" in told or "another process of the job is gone" in told
