@@ -36,7 +36,8 @@ def pdf(text: str) -> bytes:
         body += b"%d 0 obj\n%s\nendobj\n" % (number, content)
     table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     start = len(body)
-    return body + b"xref\n0 6\n0000000000 65535 f \n" + table + b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % start  # fmt: skip
+    trailer = b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % start
+    return body + b"xref\n0 6\n0000000000 65535 f \n" + table + trailer
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_an_agent_looks_up_every_question_and_cites(documents: list[Path]) -> No
     assert user["content"] == "(。请查看前面的知识库)博物馆周几闭馆？"
 
     async def first() -> object:
-        return [event async for event in bot.arun_events("博物馆周几闭馆？")][0]
+        return await anext(bot.arun_events("博物馆周几闭馆？"))
 
     assert asyncio.run(first()) == cited
     "".join(bot.run("博物馆周几闭馆？", ref_doc="别的"))

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -131,9 +132,10 @@ class RolePlay:
         **kwargs: Any,
     ) -> AsyncGenerator[str, None]:
         """As `run`; cancelling the task stops model and tools at once."""
-        async for event in self.arun_events(query, history, ref_doc, lang, append_files, **kwargs):
-            if event.visible:
-                yield event.visible
+        async with aclosing(self.arun_events(query, history, ref_doc, lang, append_files, **kwargs)) as events:
+            async for event in events:
+                if event.visible:
+                    yield event.visible
 
     async def arun_events(
         self,
@@ -151,9 +153,10 @@ class RolePlay:
             yield Cited(cited)
         if "dialect" not in vars(self):
             await asyncio.to_thread(lambda: self.dialect)  # a server may have to be asked for it
-        events = self._loop(append_files or (), kwargs).arun(self._informed(prompt, ref_doc, cited))
-        async for event in events:
-            yield event
+        loop = self._loop(append_files or (), kwargs)
+        async with aclosing(loop.arun(self._informed(prompt, ref_doc, cited))) as events:
+            async for event in events:
+                yield event
 
     def _prompt(
         self, query: str, history: Sequence[Mapping[str, Any]], lang: str, append_files: Sequence[str]

@@ -42,7 +42,7 @@ class ModelClient:
         if not llm.get("model"):
             raise ServerError("the llm config names no model", 'add "model": "…"')
         self.model: str = llm["model"]
-        self._llm = dict(llm)
+        self._llm = {key: value for key, value in llm.items() if key != "api_key"}
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncOpenAI] = WeakKeyDictionary()
 
     @property
