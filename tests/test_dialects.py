@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolweave.dialects import Dialect, Prompt, get_dialect
+from toolweave.data.msagent_tools import read_system
+from toolweave.dialects import CallsPerReply, Dialect, Prompt, get_dialect
+from toolweave.dialects.native import reply_text
 from toolweave.errors import ToolweaveError
 from toolweave.types import Episode, InvalidToolCall, Lang, Reply, Role, Sample, Step, ToolCall, ToolSpec, Turn
 
@@ -145,6 +147,49 @@ def test_several_rendered_calls_parse_to_themselves(dialect: Dialect, calls: lis
     assert dialect.parse("".join(replies)).calls == tuple(calls)
 
 
+OTHERS = st.sampled_from([get_dialect(name) for name in ("v07-parallel", "react", "hermes", "native")])
+MANY = st.sampled_from([get_dialect(name) for name in ("v07-parallel", "hermes", "native")])
+
+
+@given(OTHERS, CALLS, LANGS)
+def test_a_call_of_any_dialect_parses_to_itself(dialect: Dialect, call: ToolCall, lang: Lang) -> None:
+    completion = dialect.call_completion(call, lang)
+    assert dialect.parse(completion) == Reply("", (call,))
+    assert dialect.visible(completion) + "".join(dialect.stop[:1]) == completion
+
+
+@given(MANY, st.lists(CALLS, min_size=1, max_size=4), LANGS)
+def test_calls_of_one_reply_parse_to_themselves(dialect: Dialect, calls: list[ToolCall], lang: Lang) -> None:
+    assert dialect.calls_per_reply is CallsPerReply.MANY
+    assert dialect.parse(dialect.calls_completion(calls, lang)) == Reply("", tuple(calls))
+
+
+@given(OTHERS, ANY_TEXT)
+def test_an_answer_of_any_dialect_parses_to_itself(dialect: Dialect, answer: str) -> None:
+    assert dialect.parse(dialect.answer_completion(answer)) == Reply(answer.strip())
+
+
+@given(OTHERS, st.lists(TRAPS | ANY_TEXT | st.sampled_from(["<tool_call>", '{"name": ', "</tool_call>", "[1]"])))
+def test_no_dialect_raises_on_what_a_model_writes(dialect: Dialect, shards: list[str]) -> None:
+    for call in dialect.parse("".join(shards)).calls:
+        assert isinstance(call, InvalidToolCall) or json.loads(call.arguments_json()) == call.arguments
+
+
+@given(st.text(), st.lists(st.tuples(NAMES, TEXTS | CALLS.map(ToolCall.arguments_json)), max_size=3))
+def test_native_calls_survive_as_text(content: str, calls: list[tuple[str, str]]) -> None:
+    content = content.replace("<", "")
+    wire = [{"id": f"c{n}", "function": {"name": name, "arguments": text}} for n, (name, text) in enumerate(calls)]
+    reply = get_dialect("native").parse(reply_text(content, wire))
+    assert reply.text == content.strip()
+    assert [(call.name, call.id) for call in reply.calls] == [(name, f"c{n}") for n, (name, _) in enumerate(calls)]
+    for call, (_, text) in zip(reply.calls, calls, strict=True):
+        if isinstance(call, ToolCall) and call.arguments:
+            try:
+                assert call.arguments == json.loads(text)
+            except ValueError:
+                assert text.lstrip()[:1] in "{｛`"  # mended: a Python dict, or text behind the object
+
+
 @given(DIALECTS, st.text())
 def test_parse_never_raises_on_any_text(dialect: Dialect, text: str) -> None:
     dialect.parse(text)
@@ -213,9 +258,142 @@ def test_samples_survive_json(dialect: Dialect, episode: Episode) -> None:
         assert Sample.from_json(json.loads(json.dumps(sample.to_json()))) == sample
 
 
-# --- what small models write -------------------------------------------------------------------------
+@given(OTHERS, EPISODES)
+def test_any_dialect_renders_one_sample_a_reply(dialect: Dialect, episode: Episode) -> None:
+    samples = dialect.render(episode)
+    assert len(samples) == sum(len(turn.steps) + 1 for turn in episode.turns)
+    for sample in samples:
+        assert sample.messages[-1]["role"] in ("user", "tool")
+        assert Sample.from_json(json.loads(json.dumps(sample.to_json()))) == sample
+
+
+@pytest.mark.parametrize("name", ["v07-parallel", "hermes", "native"])
+def test_steps_made_together_are_one_reply(name: str) -> None:
+    calls = (ToolCall("a", {"x": 1}), ToolCall("b", {}))
+    steps = tuple(Step(call, f"result {number}", together=number > 0) for number, call in enumerate(calls))
+    dialect = get_dialect(name)
+    first, last = dialect.render(Episode((), (Turn("?", steps, "!"),)))
+    assert dialect.parse(first.completion).calls == calls
+    text = "".join(message["content"] for message in last.messages)
+    assert text.index("result 0") < text.index("result 1")
+    assert len(get_dialect("v07").render(Episode((), (Turn("?", steps, "!"),)))) == 3
+
 
 WEATHER = ToolCall("amap_weather", {"location": "朝阳区"})
+
+# --- the wire ------------------------------------------------------------------------------------------
+
+PARALLEL_ZH = """工具调用
+Action: 工具1的名称，必须是[amap_weather,stock_price]之一
+Action Input: 工具1的输入
+Action: 工具2的名称，必须是[amap_weather,stock_price]之一
+Action Input: 工具2的输入
+...
+Action: 工具N的名称，必须是[amap_weather,stock_price]之一
+Action Input: 工具N的输入
+Observation: <result>工具1返回的结果</result>
+Observation: <result>工具2返回的结果</result>
+...
+Observation: <result>工具N返回的结果</result>
+
+Answer: 根据Observation总结本次工具调用返回的结果
+
+"""
+TWO = (TOOLS["amap_weather"], TOOLS["stock_price"])
+
+
+def test_the_parallel_prompt_is_client_07s() -> None:
+    dialect = get_dialect("v07-parallel")
+    system, user = dialect.start(Prompt("天气？", TWO, "r"))
+    plain, plain_user = get_dialect("v07").start(Prompt("天气？", TWO, "r"))
+    head, _, tail = plain["content"].partition("工具调用\nAction: ")
+    assert system["content"] == head + PARALLEL_ZH + tail[tail.index("\n# 指令") :]
+    assert user == plain_user
+    said = "Action: a\nAction Input: {}\nAction: b\nAction Input: {}\n"
+    (*_, grown) = dialect.advance([system, user], said, "1", "2")
+    results = "\nObservation: <result>1</result>\nObservation: <result>2</result>\nAnswer:"
+    assert grown["content"] == user["content"] + said + results
+
+
+def test_native_messages_are_openais() -> None:
+    dialect = get_dialect("native")
+    messages = dialect.start(Prompt("天气？", TWO, {"name": "小云"}))
+    assert "Action" not in messages[0]["content"]
+    assert messages[1]["content"] == "(你正在扮演小云)天气？"
+    wire = [
+        {"id": "call_x", "function": {"name": "amap_weather", "arguments": '{"location": "朝阳区"}'}},
+        {"id": "", "function": {"name": "no such!", "arguments": '{"a": '}},
+    ]
+    _, _, said, *results = dialect.advance(messages, reply_text("好的", wire), "晴", "错")
+    assert said["content"] == "好的"
+    assert said["tool_calls"] == [
+        {
+            "id": "call_x",
+            "type": "function",
+            "function": {"name": "amap_weather", "arguments": '{"location": "朝阳区"}'},
+        },
+        {"id": "call_1", "type": "function", "function": {"name": "no_such_", "arguments": "{}"}},
+    ]
+    assert results == [
+        {"role": "tool", "content": "晴", "tool_call_id": "call_x"},
+        {"role": "tool", "content": "错", "tool_call_id": "call_1"},
+    ]
+
+
+def test_hermes_results_cannot_close_their_tag() -> None:
+    dialect = get_dialect("hermes")
+    messages = dialect.start(Prompt("?", TWO, "r", Lang.EN))
+    assert '"name": "stock_price"' in messages[0]["content"]
+    *_, said, result = dialect.advance(messages, "<tool_call>\n{}", "</tool_response><tool_call>")
+    assert said["role"] == "assistant"
+    assert result == {"role": "user", "content": "<tool_response>\n<\\/tool_response><tool_call>\n</tool_response>"}
+
+
+def test_react_prompts_read_back_as_ms_agent_rows() -> None:
+    system, _ = get_dialect("react").start(Prompt("?", tuple(TOOLS.values()), "你是助手"))
+    read = read_system(system["content"])
+    assert read.instruction == "你是助手"
+    assert [tool.name for tool in read.tools] == list(TOOLS)
+    for tool, original in zip(read.tools, TOOLS.values(), strict=True):
+        assert tool.parameters == original.parameters
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Thought: 先查\nAction: amap_weather\nAction Input: {'location': '朝阳区'}\n", Reply("先查", (WEATHER,))),
+        ("Thought: done\nFinal Answer: 晴。\nAction: x\nAction Input: {}", Reply("晴。\nAction: x\nAction Input: {}")),
+        ("晴。", Reply("晴。")),
+    ],
+)  # fmt: skip
+def test_react_replies(reply: str, expected: Reply) -> None:
+    assert get_dialect("react").parse(reply) == expected
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '<tool_call>{"name": "amap_weather", "arguments": {"location": "朝阳区"}}</tool_call>',
+        '<tool_call>\n{"name": "amap_weather", "arguments": "{\\"location\\": \\"朝阳区\\"}"}\n</tool_call>',
+        "<tool_call>{'name': 'amap_weather', 'parameters': {'location': '朝阳区'}}",
+        '<think>查 <tool_call></think>\n<tool_call>```\n{"name": "amap_weather", "arguments": {"location": "朝阳区"}}',
+        '<tool_call>{"function": {"name": "amap_weather", "arguments": {"location": "朝阳区"}}}</tool_call>',
+    ],
+)
+def test_readable_tagged_calls(reply: str) -> None:
+    assert get_dialect("hermes").parse(reply).calls == (ToolCall("amap_weather", {"location": "朝阳区"}),)
+
+
+@pytest.mark.parametrize("body", ["", "{", '{"arguments": {}}', '{"name": "a", "arguments": [1]}', '{"name": 1}'])
+def test_unreadable_tagged_calls_are_values(body: str) -> None:
+    good = '<tool_call>{"name": "a", "arguments": {}}</tool_call>'
+    bad, fine = get_dialect("hermes").parse(f"<tool_call>{body}</tool_call>{good}").calls
+    assert isinstance(bad, InvalidToolCall)
+    assert fine == ToolCall("a", {})
+
+
+# --- what small models write -------------------------------------------------------------------------
+
 READABLE = {
     "multi-line JSON": 'Action: amap_weather\nAction Input: {\n  "location": "朝阳区"\n}\n',
     "arguments on the next line": 'Action: amap_weather\nAction Input:\n{"location": "朝阳区"}',

@@ -232,20 +232,17 @@ def test_generate_cfg_is_added_to_the_body() -> None:
     ]
 
 
-def test_max_length_leaves_out_the_oldest_turns() -> None:
+@pytest.mark.parametrize("limit", [{"max_length": 90}, {"length_constraint": {"knowledge": 10, "input": 90}}])
+def test_max_length_leaves_out_the_oldest_turns(limit: dict[str, Any]) -> None:
     upstream = Upstream(["好"])
-    talk = [
-        ("system", "s" * 10),
-        ("user", "a" * 20),
-        ("assistant", "b" * 20),
-        ("user", "c" * 5),
-        ("assistant", "d" * 5),
-    ]
-    messages = [{"role": role, "content": content} for role, content in [*talk, ("user", "q" * 5)]]
+    talk = [("user", "a" * 20), ("assistant", "b" * 20), ("user", "c" * 5), ("assistant", "d" * 5)]
+    history = [{"role": role, "content": content} for role, content in talk]
     with serve(upstream.app) as url:
-        bot = RolePlay([], {"model": "m", "api_base": f"{url}/v1", "max_length": 30})
-        list(bot.llm.complete(messages, []))
-    assert upstream.bodies[0]["messages"] == [messages[0], *messages[3:]]
+        bot = RolePlay([], {"model": "m", "api_base": f"{url}/v1", "dialect": "v06", **limit})
+        list(bot.run("q" * 5, history=history))
+    system, *rest = upstream.bodies[0]["messages"]
+    assert system["role"] == "system"
+    assert rest == [*history[2:], {"role": "user", "content": "q" * 5}]
 
 
 def test_events_of_a_visit() -> None:
@@ -376,8 +373,11 @@ def test_keywords_of_run_go_to_the_tools() -> None:
             seen.update(kwargs)
             return "ok"
 
-    list(RolePlay([Nosy()], ScriptedModel(["Action: nosy\nAction Input: {}", "ok"])).run("?", uuid_str="u"))
-    assert seen == {"uuid_str": "u"}
+    bot = RolePlay([Nosy()], ScriptedModel(["Action: nosy\nAction Input: {}", "ok"]))
+    list(bot.run("?", uuid_str="u", append_files=["/tmp/a.png"]))
+    cancel = seen.pop("cancel")
+    assert not cancel.is_set()
+    assert seen == {"uuid_str": "u", "append_files": ["/tmp/a.png"]}
 
 
 def test_configuration_reaches_the_tool() -> None:
@@ -406,8 +406,6 @@ def test_bad_set_ups_are_refused(arguments: dict[str, Any], message: str) -> Non
 def test_unused_options_are_named_in_a_warning() -> None:
     with pytest.warns(UserWarning, match="story_state"):
         RolePlay([], ScriptedModel([]), story_state="x")
-    with pytest.warns(UserWarning, match="is_function_call"):
-        RolePlay([], {"model": "m", "is_function_call": True})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         RolePlay([], {"model": "m", "is_function_call": False, "is_chat": True, "support_stream": False})

@@ -6,16 +6,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Required, TypedDict
+from typing import Any, NotRequired, Required, TypedDict
 
 Json = dict[str, Any]
 
 
 class Message(TypedDict):
-    """One chat message as it goes over the wire."""
+    """One chat message as it goes over the wire; the two last fields belong to native tool calls only."""
 
     role: str
     content: str
+    tool_calls: NotRequired[list[Json]]
+    tool_call_id: NotRequired[str]
+
+
+def read_message(message: Mapping[str, Any]) -> Message:
+    """Return a message without the fields that are none of ours. Raises KeyError without role or content."""
+    read = Message(role=str(message["role"]), content=str(message["content"] or ""))
+    if message.get("tool_calls"):
+        read["tool_calls"] = list(message["tool_calls"])
+    if message.get("tool_call_id"):
+        read["tool_call_id"] = str(message["tool_call_id"])
+    return read
 
 
 class Lang(StrEnum):
@@ -48,11 +60,12 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A well-formed call. `raw` is the argument text the model wrote, if a model wrote it."""
+    """A well-formed call. `raw` is the argument text the model wrote, if a model wrote it; `id` a native call's."""
 
     name: str
     arguments: Json
     raw: str = field(default="", compare=False)
+    id: str = field(default="", compare=False)
 
     def arguments_json(self) -> str:
         """Return the arguments as JSON text with Chinese left readable."""
@@ -69,6 +82,7 @@ class InvalidToolCall:
     name: str
     raw: str
     reason: str
+    id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +95,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call and what the tool returned."""
+    """One call and what the tool returned; `together`: made in the same reply as the step before."""
 
     call: ToolCall
     observation: str
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,7 @@ class Sample:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Sample:
         """Read the JSONL form. Raises KeyError, TypeError or ValueError on a malformed row."""
-        messages = tuple(Message(role=str(m["role"]), content=str(m["content"])) for m in row["messages"])
+        messages = tuple(map(read_message, row["messages"]))
         if not messages:
             raise ValueError("a sample needs at least one message")
         tools = tuple(ToolSpec.from_openai(tool) for tool in json.loads(row.get("tools") or "[]"))

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from toolweave.dialects.agentfabric import AgentFabric
-from toolweave.dialects.base import Dialect, Prompt
+from toolweave.dialects.base import CallsPerReply, Dialect, Prompt, ToolsIn
+from toolweave.dialects.hermes import Hermes
+from toolweave.dialects.native import Native
+from toolweave.dialects.parallel import ParallelAgentFabric
+from toolweave.dialects.react import ReAct
 from toolweave.errors import ToolweaveError
 
-_DIALECTS: dict[str, Dialect] = {}
-for _dialect in (AgentFabric("v06"), AgentFabric("v07")):
-    _DIALECTS[_dialect.name] = _dialect
-    _DIALECTS[_dialect.variant] = _dialect
+_DIALECTS: dict[str, Dialect] = {
+    name: dialect
+    for dialect, *names in (
+        (AgentFabric("v06"), "v06"),
+        (AgentFabric("v07"), "v07"),
+        (ParallelAgentFabric(), "v07-parallel"),
+        (ReAct(), "ms_agent"),
+        (Hermes(), "nous"),
+        (Native(), "openai"),
+    )
+    for name in (dialect.name, *names)
+}
 
 
 def get_dialect(name: str) -> Dialect:
-    """Return a dialect by name (`agentfabric-v06`) or short name (`v06`)."""
+    """Return a dialect by name (`agentfabric-v06`, `hermes`, …) or short name (`v06`, …)."""
     if name not in _DIALECTS:
         raise ToolweaveError(f"unknown dialect {name!r}", f"choose one of {', '.join(sorted(_DIALECTS))}")
     return _DIALECTS[name]
 
 
-__all__ = ["AgentFabric", "Dialect", "Prompt", "get_dialect"]
+__all__ = ["AgentFabric", "CallsPerReply", "Dialect", "Prompt", "ToolsIn", "get_dialect"]

@@ -85,9 +85,19 @@ _URL_CLAUSE: dict[tuple[Variant, Lang], str] = {
 }
 
 
+OBSERVATION = "Observation:"
+"""What opens an observation; the model stops there."""
+
+
 def knowledge_limit() -> int:
     """Return how many characters of knowledge go into the prompt (`KNOWLEDGE_LIMIT`, default 4000)."""
     return int(os.environ.get("KNOWLEDGE_LIMIT", "4000"))
+
+
+def shown_knowledge(prompt: Prompt) -> str:
+    """Return as much of the knowledge as the prompt may hold."""
+    limit = knowledge_limit() if prompt.knowledge_limit is None else prompt.knowledge_limit
+    return prompt.knowledge[:limit]
 
 
 def contains_chinese(text: str) -> bool:
@@ -98,7 +108,7 @@ def contains_chinese(text: str) -> bool:
 class AgentFabric(Dialect):
     """RolePlay's ReAct-like dialect, in the wording of client 0.6 (`v06`) or 0.7 (`v07`)."""
 
-    stop = ("Observation:", "Observation:\n")
+    stop = (OBSERVATION, f"{OBSERVATION}\n")
 
     def __init__(self, variant: Variant = "v06") -> None:
         self.variant: Variant = variant
@@ -115,20 +125,21 @@ class AgentFabric(Dialect):
     def system(self, prompt: Prompt) -> str:
         """Return the system message: knowledge, tools and instruction, in this order."""
         text = _TEXT[prompt.lang]
-        knowledge = text.knowledge.format(doc=prompt.knowledge[: knowledge_limit()]) if prompt.knowledge else ""
+        knowledge = text.knowledge.format(doc=shown_knowledge(prompt)) if prompt.knowledge else ""
         tools = self._tools(prompt) if prompt.tools or self._offers_empty_tools else ""
         return knowledge + tools + text.instruction.replace("{role}", role_prompt(prompt.instruction, prompt.lang))
 
-    def advance(self, messages: Sequence[Message], reply: str, observation: str) -> list[Message]:
+    def advance(self, messages: Sequence[Message], reply: str, *observations: str) -> list[Message]:
         """Return the next request: the whole trace grows inside the last (the user's) message."""
         last = messages[-1]
-        trace = self._trace(reply) + self.observation_text(observation)
+        trace = self._trace(reply) + self.observation_text(*observations)
         grown = Message(role=last["role"], content=last["content"] + trace)
         return [*messages[:-1], grown]
 
-    def observation_text(self, observation: str) -> str:
-        """Return the frame that shows an observation to model and user."""
-        return f"\nObservation: <result>{observation}</result>\nAnswer:"
+    def observation_text(self, *observations: str) -> str:
+        """Return the frame that shows observations to model and user."""
+        shown = "".join(f"\nObservation: <result>{observation}</result>" for observation in observations)
+        return f"{shown}\nAnswer:"
 
     def call_completion(self, call: ToolCall, lang: Lang) -> str:
         """Return the call block up to its stop word; the end token comes after it.
@@ -136,10 +147,11 @@ class AgentFabric(Dialect):
         The stop word is part of what the model learns: a server that honours `stop` cuts there,
         one that does not meets the end token.
         """
-        word, stop = _TEXT[lang].call_word, self.stop[0]
-        # A stop word inside an argument would end the reply there; JSON can spell its colon otherwise.
-        arguments = call.arguments_json().replace(stop, stop[:-1] + "\\u003a")
-        return f"{word}\nAction: {call.name}\nAction Input: {arguments}\n{stop}"
+        return self.calls_completion((call,), lang)
+
+    def calls_completion(self, calls: Sequence[ToolCall], lang: Lang) -> str:
+        """Return a call block of several calls; see `call_completion`."""
+        return "".join((f"{_TEXT[lang].call_word}\n", *map(call_lines, calls), self.stop[0]))
 
     def parse(self, reply: str) -> Reply:
         """Find the calls of a reply; see `parse_action_reply`."""
@@ -173,6 +185,13 @@ class AgentFabric(Dialect):
             notes += text.read_knowledge
         files = text.files.format(files=",".join(prompt.files)) if prompt.files else ""
         return (f"({notes})" if notes else "") + files + prompt.query
+
+
+def call_lines(call: ToolCall) -> str:
+    """Return the two lines of a call."""
+    # A stop word inside an argument would end the reply there; JSON can spell its colon otherwise.
+    arguments = call.arguments_json().replace(OBSERVATION, OBSERVATION[:-1] + "\\u003a")
+    return f"Action: {call.name}\nAction Input: {arguments}\n"
 
 
 def role_prompt(instruction: str | Role, lang: Lang) -> str:

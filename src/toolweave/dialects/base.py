@@ -9,8 +9,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from toolweave.types import Episode, InvalidToolCall, Lang, Message, Reply, Role, Sample, Step, ToolCall, ToolSpec
+from toolweave.types import (
+    Episode,
+    InvalidToolCall,
+    Lang,
+    Message,
+    Reply,
+    Role,
+    Sample,
+    Step,
+    ToolCall,
+    ToolSpec,
+    Turn,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,24 @@ class Prompt:
     knowledge: str = ""
     history: tuple[Message, ...] = ()
     files: tuple[str, ...] = ()
+    knowledge_limit: int | None = None
+    """Characters of `knowledge` that are shown; None for the environment's KNOWLEDGE_LIMIT."""
+
+
+class CallsPerReply(StrEnum):
+    """How many of the calls in one reply run."""
+
+    ONE = "one"
+    """The first: what is written behind it was written without having seen its observation."""
+    MANY = "many"
+
+
+class ToolsIn(StrEnum):
+    """Where the model is told of the tools."""
+
+    PROMPT = "prompt"
+    REQUEST = "request"
+    """In the body's `tools`, for the server's chat template to write."""
 
 
 class Dialect(ABC):
@@ -31,22 +62,33 @@ class Dialect(ABC):
 
     name: str
     stop: tuple[str, ...] = ()
+    calls_per_reply: CallsPerReply = CallsPerReply.ONE
+    tools_in: ToolsIn = ToolsIn.PROMPT
 
     @abstractmethod
     def start(self, prompt: Prompt) -> list[Message]:
         """Return the messages of the first request of a turn."""
 
     @abstractmethod
-    def advance(self, messages: Sequence[Message], reply: str, observation: str) -> list[Message]:
-        """Return the messages of the next request, after `reply` made a call that returned `observation`."""
+    def advance(self, messages: Sequence[Message], reply: str, *observations: str) -> list[Message]:
+        """Return the messages of the next request, after `reply` made calls that returned `observations`, in order."""
 
     @abstractmethod
-    def observation_text(self, observation: str) -> str:
-        """Return what the user sees of an observation, between two replies."""
+    def observation_text(self, *observations: str) -> str:
+        """Return what the user sees of the observations, between two replies."""
 
     @abstractmethod
     def call_completion(self, call: ToolCall, lang: Lang) -> str:
         """Return the reply that makes this call, as the model should write it."""
+
+    def calls_completion(self, calls: Sequence[ToolCall], lang: Lang) -> str:
+        """Return the reply that makes these calls; only where MANY run can it be more than one."""
+        (call,) = calls
+        return self.call_completion(call, lang)
+
+    def answer_completion(self, answer: str) -> str:
+        """Return the reply that answers, as the model should write it."""
+        return answer
 
     @abstractmethod
     def parse(self, reply: str) -> Reply:
@@ -77,16 +119,23 @@ class Dialect(ABC):
                 files=turn.files,
             )
             messages = self.start(prompt)
-            for step in turn.steps:
-                completion = self.call_completion(step.call, episode.lang)
+            for steps in self._replies(turn):
+                completion = self.calls_completion([step.call for step in steps], episode.lang)
                 samples.append(self._sample(episode, number, messages, completion))
-                messages = self._after(messages, completion, step)
-            samples.append(self._sample(episode, number, messages, turn.answer))
+                messages = self.advance(messages, self.visible(completion), *(step.observation for step in steps))
+            samples.append(self._sample(episode, number, messages, self.answer_completion(turn.answer)))
             history += [Message(role="user", content=turn.query), Message(role="assistant", content=turn.answer)]
         return samples
 
-    def _after(self, messages: Sequence[Message], completion: str, step: Step) -> list[Message]:
-        return self.advance(messages, self.visible(completion), step.observation)
+    def _replies(self, turn: Turn) -> list[list[Step]]:
+        """Return the steps of a turn by the reply that made them."""
+        replies: list[list[Step]] = []
+        for step in turn.steps:
+            if replies and step.together and self.calls_per_reply is CallsPerReply.MANY:
+                replies[-1].append(step)
+            else:
+                replies.append([step])
+        return replies
 
     def _sample(self, episode: Episode, turn: int, messages: Sequence[Message], completion: str) -> Sample:
         meta = {**episode.meta, "dialect": self.name, "turn": turn}

@@ -12,7 +12,7 @@ from toolweave.types import InvalidToolCall, Reply, ToolCall
 # A marker opens a line or follows the call word, so prose that mentions "Action:" is not a call.
 # Possessive quantifiers and the lookbehind keep the search linear in runs of blanks, which small models do write.
 _CALL = (
-    r"(?:(?<=\n)|^|(?:{words})[ \t]*+\n?)[ \t>*`]*+Action[ \t]*+[:：](?P<name>[^\n]*?)"
+    r"(?:(?<=\n)|^{words})[ \t>*`]*+Action[ \t]*+[:：](?P<name>[^\n]*?)"
     r"(?:\n\s*+|(?<![ \t])[ \t]++)[*`]*+Action[ \t]*+Input[ \t]*+[:：][*]*+"
 )
 _FENCE = re.compile(r"^\s*```(?:json|python)?[ \t]*\n?", re.IGNORECASE)
@@ -28,7 +28,8 @@ def parse_action_reply(reply: str, call_words: tuple[str, ...]) -> Reply:
     that keeps the raw text. With calls present, `Reply.text` is what precedes the first one:
     an `Answer:` written before its observation exists is an invention and is left out.
     """
-    marker = re.compile(_CALL.format(words="|".join(map(re.escape, call_words))))
+    words = "".join(rf"|{re.escape(word)}[ \t]*+\n?" for word in call_words)
+    marker = re.compile(_CALL.format(words=words))
     calls: list[ToolCall | InvalidToolCall] = []
     match = first = marker.search(reply)
     while match:
@@ -53,12 +54,19 @@ def read_call(name: str, text: str) -> ToolCall | InvalidToolCall:
         return ToolCall(name, {}, raw="")
     if body[0] not in "{｛":
         return InvalidToolCall(name, raw, "the arguments are not a JSON object")
+    found = read_object(body)
+    return ToolCall(name, *found) if found else InvalidToolCall(name, raw, "the arguments are not valid JSON")
+
+
+def read_object(text: str) -> tuple[dict[str, Any], str] | None:
+    """Return the JSON object (or Python dict) that the text begins with, and how it is written; None without one."""
+    body = _FENCE.sub("", text).lstrip()
     for candidate in (body, body.translate(_CHINESE_QUOTES)):
-        arguments = _read_json(candidate) or _read_python(candidate)
-        if arguments is not None:
-            value, length = arguments
-            return ToolCall(name, value, raw=body[:length])
-    return InvalidToolCall(name, raw, "the arguments are not valid JSON")
+        found = _read_json(candidate) or _read_python(candidate)
+        if found is not None:
+            value, length = found
+            return value, body[:length]
+    return None
 
 
 def _read_json(text: str) -> tuple[dict[str, Any], int] | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from toolweave.errors import ModelError
 from toolweave.models.interface import STOPPED
-from toolweave.types import Message
+from toolweave.types import Message, ToolSpec
 
 
 class Request(NamedTuple):
@@ -15,6 +15,7 @@ class Request(NamedTuple):
 
     messages: list[Message]
     stop: tuple[str, ...]
+    tools: tuple[ToolSpec, ...] = ()
 
 
 class ScriptedModel:
@@ -25,10 +26,12 @@ class ScriptedModel:
         self._replies = list(replies)
         self._chunk = chunk
 
-    def complete(self, messages: Sequence[Message], stop: Sequence[str]) -> Generator[str, None, str]:
+    def complete(
+        self, messages: Sequence[Message], stop: Sequence[str], tools: Sequence[ToolSpec] = ()
+    ) -> Generator[str, None, str]:
         """Yield the next reply, stop words and all. Raises ModelError when the script has ended."""
         number = len(self.requests)
-        self.requests.append(Request([message.copy() for message in messages], tuple(stop)))
+        self.requests.append(Request([message.copy() for message in messages], tuple(stop), tuple(tools)))
         if number >= len(self._replies):
             raise ModelError(f"the script has {number} replies, and one more was asked for")
         reply = self._replies[number]

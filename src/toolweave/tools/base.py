@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -12,6 +13,17 @@ from jsonschema.exceptions import best_match
 
 from toolweave.errors import ToolError
 from toolweave.types import Json, ToolSpec
+
+
+class Effect(StrEnum):
+    """What a call does beside answering."""
+
+    READ = "read"
+    """Only looks: calls may run side by side."""
+    WRITE = "write"
+    """Changes or makes something: calls run one after the other."""
+    DANGEROUS = "dangerous"
+    """May destroy something: a policy can ask the user first."""
 
 
 class BaseTool(ABC):
@@ -24,6 +36,7 @@ class BaseTool(ABC):
     name: str = ""
     description: str = ""
     parameters: Sequence[Mapping[str, Any]] = ()
+    effect: Effect = Effect.READ
 
     def __init__(self, cfg: Mapping[str, Any] | None = None) -> None:
         self.cfg: Json = dict(cfg or {})
