@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -14,16 +15,32 @@ from toolweave.errors import ToolError
 from toolweave.types import Json, ToolSpec
 
 
+class Effect(StrEnum):
+    """What a call does beside answering."""
+
+    READ = "read"
+    """Only looks: calls may run side by side."""
+    WRITE = "write"
+    """Changes or makes something: calls run one after the other."""
+    DANGEROUS = "dangerous"
+    """May destroy something: a policy can ask the user first."""
+
+
 class BaseTool(ABC):
     """A tool. Subclasses set the class attributes and implement `call`.
 
     `parameters` is AgentFabric's list of `{name, type, description, required, enum?}`. `cfg` is the tool's
-    own configuration, as in `function_list=[{"name": cfg}]`.
+    own configuration, as in `function_list=[{"name": cfg}]`; the `operator_keys` among it are never taken from
+    an agent's files, which may come from somebody else.
     """
 
     name: str = ""
     description: str = ""
     parameters: Sequence[Mapping[str, Any]] = ()
+    effect: Effect = Effect.READ
+    result: Json | None = None
+    """The JSON Schema of what `call` returns, where it is known."""
+    operator_keys: frozenset[str] = frozenset()
 
     def __init__(self, cfg: Mapping[str, Any] | None = None) -> None:
         self.cfg: Json = dict(cfg or {})
@@ -32,7 +49,8 @@ class BaseTool(ABC):
     def call(self, params: str, **kwargs: Any) -> str:
         """Run the tool on `params`, a JSON object as text, and return the observation.
 
-        Raises ToolError with a text that the model can act on. `kwargs` are those of `RolePlay.run`.
+        Raises ToolError with a text that the model can act on. `kwargs` are those of `RolePlay.run`; built-in tools
+        look at `append_files` (paths of the uploads), `cancel` (a threading.Event) and `progress` (takes a text).
         """
 
     @property
