@@ -1,10 +1,11 @@
 """Run a script under resource limits and keep its figures.
 
-Usage: python -I run_code.py SCRIPT CPU_SECONDS MEMORY_BYTES FILE_BYTES PROCESSES
+Usage: python -I run_code.py SCRIPT UID CPU_SECONDS MEMORY_BYTES FILE_BYTES PROCESSES
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import runpy
 import sys
@@ -12,8 +13,13 @@ import traceback
 from pathlib import Path
 
 
-def main(script: str, cpu: int, memory: int, file_size: int, processes: int) -> None:
-    """Set the limits, run the script, and show what figures it left open."""
+def main(script: str, uid: int, cpu: int, memory: int, file_size: int, processes: int) -> None:
+    """Become the user `uid` unless it is 0, set the limits, run the script, and show what figures it left open."""
+    if uid:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    os.chdir(Path(script).parent)
     for kind, value in (
         (resource.RLIMIT_CPU, cpu),
         (resource.RLIMIT_AS, memory),
