@@ -145,11 +145,13 @@ def _command(way: Isolation, folder: Path, script: str, quota: Quota) -> list[st
     if way is Isolation.OTHER_USER:
         # A user of its own for each run: limits by user are not shared, and files of other runs are closed.
         uid = next(_UIDS)
-        for path in (folder, *folder.iterdir()):
+        os.chown(folder, uid, uid)
+        for path in folder.rglob("*"):
             os.chown(path, uid, uid, follow_symlinks=False)
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
         command += ["--unshare-user"]
+    command += ["--perms", "0755", "--dir", "/etc"]
     for path in map(Path, _SYSTEM):
         if path.is_symlink():
             command += ["--symlink", os.readlink(path), str(path)]
