@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolweave.agents.spec import AgentSpec, FileKind, ToolEntry, read_json, retired, write_json
+from toolweave.agents.spec import AgentSpec, FileKind, ToolEntry, read_json, write_json
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.tools.openapi import import_openapi
 from toolweave.tools.registry import TOOL_REGISTRY
@@ -58,12 +58,10 @@ def round_trip(report: FileReport, folder: Path) -> Path:
     target = folder / report.path.name
     if target.exists() and target.samefile(report.path):
         raise DataError(f"{target} is the file itself", "name another folder")
-    fields = {FileKind.BUILDER: "builder", FileKind.MODELS: "models", FileKind.TOOLS: "tool_config"}
+    written = report.content
     if isinstance(report.kind, FileKind):
-        spec = AgentSpec(**{fields.get(report.kind, "plugin"): report.content})
-        written = dict(spec.files())[report.kind]
-    else:
-        written = report.content
+        # By way of the agent that is made of it, so that this is what is shown to lose nothing.
+        written = dict(AgentSpec.of({report.kind: report.content}).files())[report.kind]
     write_json(target, written)
     if read_json(target) != read_json(report.path):
         raise ToolweaveError(f"{target} differs from {report.path}")

@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -160,9 +161,13 @@ class AgentSpec:
         if self.model and self.models and self.model not in self.models:
             found.append(f"model {self.model!r} is not in {FileKind.MODELS.file_name}")
         names = {self.model} | {str(entry.get("model")) for entry in self.models.values() if isinstance(entry, Mapping)}
-        found += [f"model {name!r} is retired: its server may not answer to it" for name in sorted(names) if retired(name)]
+        found += [
+            f"model {name!r} is retired: its server may not answer to it" for name in sorted(names) if retired(name)
+        ]
         if self.folder is not None:
-            found += [f"knowledge file {name!r} is not in the agent's folder" for name, path in self._knowledge() if not path]
+            found += [
+                f"knowledge file {name!r} is not in the agent's folder" for name, path in self._knowledge() if not path
+            ]
         try:
             self._plugin_tools()
         except ToolweaveError as error:
@@ -175,11 +180,9 @@ class AgentSpec:
         for entry in self._usable():
             cfg = {key: value for key, value in entry.cfg.items() if key not in self._refused(entry)}
             made[entry.key] = make_tool({entry.key: cfg})
-        try:
+        with suppress(ToolweaveError):  # among the problems
             # An own tool of the same name stays: a spec from elsewhere cannot put itself in its place.
             made = {tool.name: tool for tool in self._plugin_tools()} | made
-        except ToolweaveError:
-            pass  # among the problems
         for problem in self.problems():
             warnings.warn(problem, stacklevel=2)
         return list(made.values())
@@ -194,6 +197,12 @@ class AgentSpec:
         instruction = {"name": self.name, "description": self.description, "instruction": self.instruction}
         tools = [*self.function_list(), *options.pop("function_list", ())]
         return RolePlay(tools, llm, instruction, **options)
+
+    @classmethod
+    def of(cls, files: Mapping[FileKind, Json], folder: Path | None = None) -> AgentSpec:
+        """Return the agent of these files; those not given are empty."""
+        builder, models, tools, plugin = (files.get(kind, {}) for kind in FileKind)
+        return cls(builder, models, tools, plugin, folder)
 
     def save(self, folder: Path) -> None:
         """Write the files that are not empty into `folder`."""
@@ -242,7 +251,7 @@ def load_agent(folder: str | os.PathLike[str]) -> AgentSpec:
         if path is None and kind is FileKind.BUILDER:
             raise DataError(f"{root} has no {kind.file_name}", "name a folder of an agent, or its files")
         found[kind] = read_json(path) if path else {}
-    return AgentSpec(*found.values(), folder=root)
+    return AgentSpec.of(found, root)
 
 
 def read_json(path: Path) -> Json:
@@ -296,7 +305,7 @@ def _text(content: Json, key: str) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """Return the file of `folder` that a knowledge path means, wherever the path once pointed; None if there is none."""
+    """Return the file of `folder` that a knowledge path means, wherever it once pointed; None if there is none."""
     root = folder.resolve()
     bare = re.split(r"[/\\]", name)[-1]
     for path in (folder / name, folder / bare):

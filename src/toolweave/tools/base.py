@@ -38,8 +38,6 @@ class BaseTool(ABC):
     description: str = ""
     parameters: Sequence[Mapping[str, Any]] = ()
     effect: Effect = Effect.READ
-    result: Json | None = None
-    """The JSON Schema of what `call` returns, where it is known."""
     operator_keys: frozenset[str] = frozenset()
 
     def __init__(self, cfg: Mapping[str, Any] | None = None) -> None:
@@ -64,6 +62,10 @@ class BaseTool(ABC):
         required = [parameter["name"] for parameter in self.parameters if parameter.get("required")]
         schema = {"type": "object", "properties": properties, "required": required}
         return ToolSpec(self.name, self.description, schema)
+
+    def result_schema(self) -> Json | None:
+        """Return the JSON Schema of what `call` returns, None where it is not known."""
+        return None
 
     def _verify_args(self, params: str) -> Json:
         """Return the arguments, checked against the schema. Raises ToolError saying what is wrong.

@@ -31,7 +31,7 @@ class CodeInterpreter(BaseTool):
     name = "code_interpreter"
     description = "代码解释器，可用于执行Python代码。"
     parameters = ({"name": "code", "type": "string", "description": "待执行的代码", "required": True},)
-    effect = Effect.DANGEROUS
+    effect = Effect.WRITE
     operator_keys = frozenset({"work_dir", "timeout", "memory_mb"})
 
     def __init__(self, cfg: Mapping[str, Any] | None = None) -> None:

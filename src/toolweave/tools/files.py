@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 from typing import Any
 
 from toolweave.errors import ToolError
@@ -39,7 +41,6 @@ class WorkFolder:
 
     def __init__(self, parent: str | None = None) -> None:
         self._parent = parent
-        self._temporary: TemporaryDirectory[str] | None = None
         self._path: Path | None = None
 
     @property
@@ -52,8 +53,8 @@ class WorkFolder:
                     Path(parent).mkdir(parents=True, exist_ok=True)
                     self._path = Path(mkdtemp(prefix="work-", dir=parent)).resolve()
                 else:
-                    self._temporary = TemporaryDirectory(prefix="toolweave-", ignore_cleanup_errors=True)
-                    self._path = Path(self._temporary.name).resolve()
+                    self._path = Path(mkdtemp(prefix="toolweave-")).resolve()
+                    weakref.finalize(self, shutil.rmtree, self._path, ignore_errors=True)
             except OSError as error:
                 raise ToolError(f"cannot make a work folder: {error}") from error
         return self._path

@@ -10,9 +10,7 @@ from toolweave.tools.files import upload
 from toolweave.tools.registry import register_tool
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_STYLES = (
-    "0 复古漫画 1 3D童话 2 二次元 3 小清新 4 未来科技 5 国画古风 6 将军百战 7 炫彩卡通 8 清雅国风 9 喜迎新年"
-)
+_STYLES = "0 复古漫画 1 3D童话 2 二次元 3 小清新 4 未来科技 5 国画古风 6 将军百战 7 炫彩卡通 8 清雅国风 9 喜迎新年"
 
 
 @register_tool("style_repaint")

@@ -98,7 +98,7 @@ class McpServer(AbstractContextManager["McpServer"]):
         try:
             self._portal = self._stack.enter_context(start_blocking_portal())
             self._client = self._stack.enter_context(self._portal.wrap_async_context_manager(self._connect()))
-            self.tools = self._make_tools(self._portal.call(self._list))
+            self.tools = self._make_tools(self._portal.call(_list, self._client))
         except BaseException as error:
             self._stack.close()
             if isinstance(error, ToolweaveError) or not isinstance(error, Exception):
@@ -145,18 +145,6 @@ class McpServer(AbstractContextManager["McpServer"]):
                 async with Client(transport, read_timeout_seconds=self._timeout) as client:
                     yield client
 
-    async def _list(self) -> list[Tool]:
-        assert self._client is not None  # called between connecting and closing
-        tools: list[Tool] = []
-        cursor: str | None = None
-        for _ in range(_MAX_PAGES):
-            page = await self._client.list_tools(cursor=cursor)
-            tools += page.tools
-            cursor = page.next_cursor
-            if not cursor:
-                break
-        return tools
-
     def _make_tools(self, tools: Sequence[Tool]) -> list[McpTool]:
         made: dict[str, McpTool] = {}
         for tool in tools:
@@ -175,17 +163,19 @@ class McpTool(SpecTool):
         schema = {"type": "object", "properties": {}} | json_schema(given, given)
         description = " ".join((tool.description or tool.title or "").split())
         super().__init__(ToolSpec(name, description, schema))
-        self.result = dict(tool.output_schema) if tool.output_schema else None
+        self._output = dict(tool.output_schema) if tool.output_schema else None
         hints = tool.annotations
         # Hints are the server's word: they can make us more careful, and side by side at most.
         if hints is not None and hints.read_only_hint:
             self.effect = Effect.READ
-        elif hints is not None and hints.destructive_hint is False:
-            self.effect = Effect.WRITE
         else:
-            self.effect = Effect.DANGEROUS
+            self.effect = Effect.DANGEROUS if hints is not None and hints.destructive_hint else Effect.WRITE
         self._server = server
         self._remote_name = tool.name
+
+    def result_schema(self) -> Json | None:
+        """Return the schema of structured results, if the server gives one."""
+        return self._output and json_schema(self._output, self._output)
 
     def call(self, params: str, **kwargs: Any) -> str:
         """Return the text of the result. Raises ToolError when the server says so, is too slow or is gone."""
@@ -224,6 +214,18 @@ def guarded_client(policy: Policy, headers: Mapping[str, str], timeout: float) -
     # An answer may be a stream that stays open, hence no limit on reading: each call has its own.
     patience = httpx2.Timeout(timeout, read=None)
     return httpx2.AsyncClient(transport=Guarded(), headers=dict(headers), timeout=patience, trust_env=False)
+
+
+async def _list(client: Client) -> list[Tool]:
+    tools: list[Tool] = []
+    cursor: str | None = None
+    for _ in range(_MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        tools += page.tools
+        cursor = page.next_cursor
+        if not cursor:
+            break
+    return tools
 
 
 def _text(result: CallToolResult) -> str:

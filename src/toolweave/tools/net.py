@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import httpx
@@ -25,11 +25,12 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 
 ALLOW_VARIABLE = "TOOLWEAVE_ALLOW_HOSTS"
 _PORTS = {"http": 80, "https": 443}
+_PROTOCOL_ASSIGNMENTS = IPv4Network("192.0.0.0/24")  # older Pythons take parts of it for global
 _NAT64 = IPv6Network("64:ff9b::/96")
 _Address = IPv4Address | IPv6Address
 
 
-class Refused(ToolError):
+class RefusedError(ToolError):
     """A URL that may not be requested."""
 
 
@@ -49,7 +50,7 @@ class Policy:
         return cls(tuple(item.strip() for item in os.environ.get(ALLOW_VARIABLE, "").split(",") if item.strip()))
 
     def resolve(self, host: str, port: int) -> str:
-        """Return the address to connect to. Raises Refused, or OSError for a name that does not resolve.
+        """Return the address to connect to. Raises RefusedError, or OSError for a name that does not resolve.
 
         One forbidden address among several refuses the host: which of them would be taken is not ours to bet on.
         """
@@ -58,7 +59,7 @@ class Policy:
         for address in addresses:
             if not is_public(address) and not self._allows(host, address, port):
                 hint = f"if it is meant to be reached, the operator can set {ALLOW_VARIABLE}={host}:{port}"
-                raise Refused(f"{host} is at {address}, which is not a public address", hint)
+                raise RefusedError(f"{host} is at {address}, which is not a public address", hint)
         return str(addresses[0])
 
     def _allows(self, host: str, address: _Address, port: int) -> bool:
@@ -77,6 +78,8 @@ def is_public(address: _Address) -> bool:
             return is_public(inner)
         if address.is_site_local:
             return False
+    elif address in _PROTOCOL_ASSIGNMENTS:
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
@@ -108,11 +111,11 @@ class Bounds:
 
 
 def pinned_url(policy: Policy, scheme: str, host: str, port: int | None) -> str:
-    """Return the address that a request for `host` may go to. Raises Refused or OSError."""
+    """Return the address that a request for `host` may go to. Raises RefusedError or OSError."""
     if scheme not in _PORTS:
-        raise Refused(f"only http and https URLs are requested, not {scheme or 'one without a scheme'}")
+        raise RefusedError(f"only http and https URLs are requested, not {scheme or 'one without a scheme'}")
     if not host:
-        raise Refused("the URL names no host")
+        raise RefusedError("the URL names no host")
     return policy.resolve(host, port or _PORTS[scheme])
 
 
@@ -125,7 +128,7 @@ class GuardedTransport(httpx.BaseTransport):
         self._inner = httpx.HTTPTransport(limits=httpx.Limits(max_keepalive_connections=0))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request. Raises Refused, or httpx's errors."""
+        """Send one request. Raises RefusedError, or httpx's errors."""
         url = request.url
         try:
             address = pinned_url(self._policy, url.scheme, url.host, url.port)
@@ -156,8 +159,8 @@ def send(
 ) -> Answer:
     """Send a request and read the answer within `bounds`; `options` are httpx's (params, json, data, files, …).
 
-    Raises Refused for an address that `policy` (TOOLWEAVE_ALLOW_HOSTS if None) forbids, ToolError for an answer that
-    is too large or too slow, and httpx's errors, whose texts hold the URL.
+    Raises RefusedError for an address that `policy` (TOOLWEAVE_ALLOW_HOSTS if None) forbids, ToolError for an answer
+    that is too large or too slow, and httpx's errors, whose texts hold the URL.
     """
     deadline = time.monotonic() + bounds.seconds
     with (

@@ -173,9 +173,7 @@ def _command(way: Isolation, folder: Path, script: str, quota: Quota) -> list[st
     return [*command, "--", sys.executable, "-I", "-B", str(_HERE / "run_code.py"), script, *map(str, limits)]
 
 
-def _watch(
-    process: subprocess.Popen[bytes], folder: Path, sink: IO[bytes], quota: Quota, cancel: Event
-) -> Stop | None:
+def _watch(process: subprocess.Popen[bytes], folder: Path, sink: IO[bytes], quota: Quota, cancel: Event) -> Stop | None:
     """Wait for the end, or say which limit was passed."""
     deadline = time.monotonic() + quota.seconds
     while process.poll() is None:

@@ -96,13 +96,15 @@ def simulate(tool: BaseTool, results: Mapping[str, str] | None = None) -> BaseTo
     """
     if results is not None:
         return Recorded(tool.spec(), results, LABEL)
-    return Simulated(tool.spec(), tool.result)
+    return Simulated(tool.spec(), tool.result_schema())
 
 
 def example(schema: object, random_: random.Random, depth: int = 0) -> Any:
     """Return a value that fits a JSON Schema as far as it is understood; the schema's own example if it has one."""
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+    if not isinstance(schema, Mapping):
         return None
+    if depth > _MAX_DEPTH:
+        schema = {"type": schema.get("type", "object")}
     if "const" in schema or "example" in schema:
         return schema.get("const", schema.get("example"))
     if schema.get("enum"):
@@ -112,12 +114,14 @@ def example(schema: object, random_: random.Random, depth: int = 0) -> Any:
             return example(schema[several][0], random_, depth + 1)
     if schema.get("allOf"):
         parts = [example(part, random_, depth + 1) for part in schema["allOf"]]
-        return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+        plain = [part for part in parts if not isinstance(part, dict)]
+        return plain[0] if plain else {key: value for part in parts for key, value in part.items()}
     kind = schema.get("type")
     kind = kind[0] if isinstance(kind, list) and kind else kind
     match kind:
         case "string":
-            return _STRINGS.get(str(schema.get("format")), f"text {random_.randrange(100)}")
+            text = _STRINGS.get(str(schema.get("format")), f"text {random_.randrange(100)}")
+            return text.ljust(int(schema.get("minLength", 0)), "x")[: int(schema.get("maxLength", 1000))]
         case "integer" | "number":
             low = schema.get("minimum", 0)
             high = schema.get("maximum", low + 100)

@@ -54,9 +54,7 @@ class Placement:
     cookies: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
-def placement(
-    credential: Credential | None, document: Mapping[str, Any], operation: Mapping[str, Any]
-) -> Placement:
+def placement(credential: Credential | None, document: Mapping[str, Any], operation: Mapping[str, Any]) -> Placement:
     """Return where the credential goes in an operation, by the first of its security schemes that is understood."""
     if credential is None:
         return Placement()

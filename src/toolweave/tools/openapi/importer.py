@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
@@ -147,7 +148,8 @@ def _tool(document: Json, found: _Found, name: str, credential: Credential | Non
         tuple(headers),
         placement(credential, document, found.details),
     )
-    return OpenAPITool(ToolSpec(name, " ".join(text.split())[:300], schema), operation, _result(document, found))
+    spec = ToolSpec(name, " ".join(text.split())[:300], schema)
+    return OpenAPITool(spec, operation, partial(_result, document, found))
 
 
 def _parameters(document: Json, found: _Found) -> list[Mapping[str, Any]]:
@@ -181,7 +183,7 @@ class _Arguments:
             return
         schema = parameter.get("schema")
         if schema is None and isinstance(parameter.get("content"), Mapping):
-            schema = next(iter(parameter["content"].values()), {}).get("schema")
+            schema = next((media.get("schema") for media in parameter["content"].values()), None)
         made = json_schema(self._document, parameter if schema is None else schema)
         if parameter.get("description"):
             made["description"] = " ".join(str(parameter["description"]).split())[:300]
@@ -266,11 +268,12 @@ def _result(document: Json, found: _Found) -> Json | None:
     responses = found.details.get("responses")
     if not isinstance(responses, Mapping):
         return None
-    for status in sorted(map(str, responses)):
+    answers = {str(status): response for status, response in responses.items()}  # YAML reads numbers
+    for status in sorted(answers):
         if not status.startswith("2"):
             continue
         try:
-            response = resolve(document, responses.get(status, responses.get(int(status) if status.isdigit() else "")))
+            response = resolve(document, answers[status])
             schema = response.get("schema") or _json_content(response)
             return json_schema(document, schema) if schema else None
         except (DataError, AttributeError):

@@ -11,15 +11,17 @@ from jsonschema.exceptions import SchemaError
 from toolweave.tools.openapi.document import pointed, resolve
 from toolweave.types import Json
 
-MAX_NODES = 400
+MAX_NODES = 200
 """Of one schema; where it is larger, the deepest levels are left open."""
 
+_CHOICES_A_NODE = 5
 _DEPTHS = (10, 6, 4, 3, 2, 1, 0)
 # `pattern` is left out: a regular expression from elsewhere can take for ever.
 _KEPT = (
-    "type title description format enum const default minimum maximum exclusiveMinimum exclusiveMaximum multipleOf "
-    "minLength maxLength minItems maxItems uniqueItems minProperties maxProperties"
-).split()
+    *("type", "title", "description", "format", "enum", "const", "default"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength"),
+    *("minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties"),
+)
 _TYPES = frozenset({"string", "integer", "number", "boolean", "array", "object", "null"})
 _MAX_DESCRIPTION = 300
 
@@ -50,11 +52,12 @@ class _Inliner:
         self._nodes = 0
 
     def inline(self, schema: Any, above: tuple[str, ...], depth: int) -> Json:
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise _TooLargeError
         if not isinstance(schema, Mapping):
             return {}
+        choices = schema.get("enum")
+        self._nodes += 1 + (len(choices) // _CHOICES_A_NODE if isinstance(choices, list) else 0)
+        if self._nodes > MAX_NODES:
+            raise _TooLargeError
         reference = schema.get("$ref")
         if isinstance(reference, str):
             target = pointed(self._document, reference)
@@ -113,9 +116,8 @@ def _scalar_keywords(schema: Mapping[str, Any]) -> Json:
     for side in ("Minimum", "Maximum"):
         # OpenAPI 3.0 and Swagger 2 have a flag where JSON Schema has the number.
         exclusive, plain = f"exclusive{side}", side.lower()
-        if isinstance(made.get(exclusive), bool):
-            if made.pop(exclusive) and plain in made:
-                made[exclusive] = made.pop(plain)
+        if isinstance(made.get(exclusive), bool) and made.pop(exclusive) and plain in made:
+            made[exclusive] = made.pop(plain)
     return made
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -19,6 +20,7 @@ from toolweave.tools.simulate import SpecTool
 from toolweave.types import Json, ToolSpec
 
 _MAX_OUTPUT = 4_000
+_BOUNDS = Bounds(seconds=30)
 _EFFECTS = {"get": Effect.READ, "head": Effect.READ, "options": Effect.READ, "delete": Effect.DANGEROUS}
 
 
@@ -66,13 +68,21 @@ class OpenAPITool(SpecTool):
     """Calls one operation. The key is that of one agent: it lives in this object, and nowhere else."""
 
     def __init__(
-        self, spec: ToolSpec, operation: Operation, result: Json | None = None, bounds: Bounds = Bounds(seconds=30)
+        self,
+        spec: ToolSpec,
+        operation: Operation,
+        result: Callable[[], Json | None] = lambda: None,
+        bounds: Bounds = _BOUNDS,
     ) -> None:
         super().__init__(spec)
         self.operation = operation
         self.effect = _EFFECTS.get(operation.method, Effect.WRITE)
-        self.result = result
+        self._result = result
         self._bounds = bounds
+
+    def result_schema(self) -> Json | None:
+        """Return the schema of the operation's answer, if the document has one."""
+        return self._result()
 
     def call(self, params: str, **kwargs: Any) -> str:
         """Return what the API answers. Raises ToolError with its message, and never a key."""
@@ -89,10 +99,8 @@ class OpenAPITool(SpecTool):
     def _read(self, answer: Answer) -> str:
         text = answer.content.decode("utf-8", "replace").strip()
         if "json" in answer.headers.get("content-type", ""):
-            try:
+            with suppress(ValueError, RecursionError):  # otherwise as it came
                 text = json.dumps(json.loads(text), ensure_ascii=False)
-            except (ValueError, RecursionError):
-                pass  # as it came
         text = self._redacted(text if len(text) <= _MAX_OUTPUT else text[:_MAX_OUTPUT] + "…")
         if 300 <= answer.status < 400:
             # A redirect would take the key along.
