@@ -61,7 +61,7 @@ def test_an_agent_is_read_and_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_an_agent_runs(tmp_path: Path) -> None:
-    spec = load_agent(write(tmp_path, builder_config=BUILDER))
+    spec = load_agent(write(tmp_path, builder_config=BUILDER | {"model": "m"}))
     with pytest.warns(UserWarning, match="tool 'gone'"):
         bot = spec.role_play(ScriptedModel(["你好"]))
     assert list(bot.function_map) == ["amap_weather"]
