@@ -77,7 +77,9 @@ SWAGGER = {
             },
             "post": {
                 "operationId": "add",
-                "parameters": [{"name": "thing", "in": "body", "required": True, "schema": {"$ref": "#/definitions/T"}}],
+                "parameters": [
+                    {"name": "thing", "in": "body", "required": True, "schema": {"$ref": "#/definitions/T"}}
+                ],
             },
         },
     },
@@ -129,7 +131,7 @@ def call(tool: Any, **arguments: Any) -> Any:
 def test_names_are_unique_and_stable(url: str) -> None:
     made = tools(url)
     names = [tool.name for tool in made.values()]
-    assert names[2:] == ["deletePet", "patch_pets_pet_id"] or sorted(names)[0] == "deletePet"
+    assert made["delete"].name == "deletePet"
     assert made["get"].name != made["put"].name
     assert all(name.startswith("getPet_") for name in (made["get"].name, made["put"].name))
     assert all(len(name) <= 64 and name.replace("_", "").isalnum() for name in names)
@@ -215,7 +217,7 @@ def test_agentfabrics_plugin(url: str, auth: dict[str, str], header: str | None)
     assert tool.spec().parameters["required"] == ["text"]
     seen = call(tool, text="t")
     assert seen["headers"]["x-dashscope-async"] == "enable"
-    assert dict(tool.operation.placement.headers).get("Authorization") == header  # type: ignore[attr-defined]
+    assert dict(tool.operation.placement.headers).get("Authorization") == header
 
 
 def test_a_private_server_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +234,6 @@ def test_what_is_no_document_is_refused(text: str) -> None:
 
 def test_references_elsewhere_or_in_circles_are_refused() -> None:
     document = read_document('{"a": {"$ref": "#/b"}, "b": {"$ref": "#/a"}}')
-    assert json_schema(document, {"$ref": "#/c"} | {}) if False else True
     for reference in ("#/a", "#/nowhere", "other.yaml#/x", "http://169.254.169.254/x"):
         with pytest.raises(DataError):
             json_schema(document, {"$ref": reference})
@@ -269,4 +270,5 @@ SCHEMAS = st.recursive(
 
 @given(SCHEMAS)
 def test_every_schema_becomes_a_valid_one(schema: Any) -> None:
-    Draft202012Validator.check_schema(json_schema({"s": schema if isinstance(schema, dict) and "$ref" not in schema else {}}, schema))
+    itself = schema if isinstance(schema, dict) and "$ref" not in schema else {}
+    Draft202012Validator.check_schema(json_schema({"s": itself}, schema))

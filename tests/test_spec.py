@@ -191,7 +191,9 @@ def test_links_bombs_and_crowds_are_refused(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_check_names_kinds_and_writes_them_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = {"openapi": "3.1.0", "servers": [{"url": "https://a.example"}], "paths": {"/x": {"get": {}}}}
-    folder = write(tmp_path, builder_config_wuxia=BUILDER, models=MODELS, tool_config={"t": {"use": False}}, doc=document)
+    folder = write(
+        tmp_path, builder_config_wuxia=BUILDER, models=MODELS, tool_config={"t": {"use": False}}, doc=document
+    )
     kinds = [check_file(folder / f"{name}.json").kind for name in ("builder_config_wuxia", "models", "tool_config")]
     assert kinds == [FileKind.BUILDER, FileKind.MODELS, FileKind.TOOLS]
     assert round_trip(check_file(folder / "doc.json"), tmp_path / "again").exists()

@@ -118,7 +118,7 @@ def test_cancel_stops_the_code() -> None:
 def test_a_link_is_no_picture_and_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("kept")
     tool = CodeInterpreter()
-    code = f"import os\nos.symlink('/etc/passwd', 'a.png')\nos.remove('main.py'); os.symlink('{tmp_path}/target', 'main.py')"
-    assert run(tool, code) == "(no output)"
+    code = f"os.symlink('/etc/passwd', 'a.png'); os.remove('main.py'); os.symlink('{tmp_path}/target', 'main.py')"
+    assert run(tool, f"import os\n{code}") == "(no output)"
     assert run(tool, "print(1)") == "1"
     assert (tmp_path / "target").read_text() == "kept"
