@@ -40,6 +40,7 @@ DISTRICTS = {
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AMAP_TOKEN", "AMAP_BASE_URL", "DASHSCOPE_API_KEY", "DASHSCOPE_HTTP_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TOOLWEAVE_ALLOW_HOSTS", "127.0.0.1")
 
 
 @pytest.fixture
@@ -108,7 +109,9 @@ def test_registering_again_replaces_with_a_warning(registry: dict[str, type[Base
 def test_what_is_no_tool_is_refused(registry: dict[str, type[BaseTool]]) -> None:
     with pytest.raises(ToolweaveError, match="is not a tool"):
         register_tool("number")(int)
-    with pytest.raises(ToolweaveError, match=r"unknown tool 'number'\n  hint: registered are: amap_weather, image_gen"):
+    with pytest.raises(
+        ToolweaveError, match=r"unknown tool 'number'\n  hint: registered are: amap_weather, code_interpreter"
+    ):
         make_tool("number")
 
 
@@ -251,6 +254,16 @@ def test_weather_is_a_sentence_and_the_adcode_is_asked_once(amap: tuple[AMap, di
     assert names == ["district", "weather", "weather", "district", "weather"]
     assert service.queries[1][1] == {"city": "110105", "key": KEY}
     assert service.queries[4][1]["city"] == "110108"
+
+
+@pytest.mark.parametrize("location", ["北京市海淀区", "海淀区", "海淀县"])
+def test_a_place_is_found_by_its_last_part_and_without_its_suffix(
+    amap: tuple[AMap, dict[str, Any]], location: str
+) -> None:
+    service, cfg = amap
+    assert call(AmapWeather(cfg), location=location) == f"{location}的天气是晴温度是12度。"
+    assert service.queries[-2][1]["keywords"] == "海淀"
+    assert service.queries[-1][1]["city"] == "110108"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from toolweave.errors import ToolError
 from toolweave.tools.base import BaseTool
-from toolweave.tools.http import Service
+from toolweave.tools.http import Place
 from toolweave.tools.registry import register_tool
 from toolweave.types import Json
+
+_AMAP = Place(
+    "AMap",
+    "https://restapi.amap.com",
+    url_variable="AMAP_BASE_URL",
+    key_variable="AMAP_TOKEN",
+    key_names=("token", "amap_api_key"),
+    key_hint="get a key of the web service at https://lbs.amap.com",
+)
+_SUFFIXES = ("市", "区", "县")
+# 北京市海淀区 is 北京市, 海淀区; 沙市区 is one part, and so is 市中区, which many cities have.
+_PART = re.compile(r"市中区|\w+?(?:自治区|自治州|地区|省|市|区|县|旗)(?!区|县)")
 
 
 @register_tool("amap_weather")
@@ -46,21 +58,26 @@ class AmapWeather(BaseTool):
         return f"{location}的天气是{lives[0]['weather']}温度是{lives[0]['temperature']}度。"
 
     def _find_adcode(self, location: str) -> str:
-        query = {"keywords": location, "subdistrict": "0", "extensions": "base"}
-        districts = self._get("/v3/config/district", query).get("districts") or []
-        if not districts:
-            raise ToolError(f"AMap knows no city or district called {location!r}")
-        # AMap also finds streets and places that only contain the name.
-        district = next((district for district in districts if district["name"] == location), districts[0])
-        return str(district["adcode"])
+        for keywords in _spellings(location):
+            query = {"keywords": keywords, "subdistrict": "0", "extensions": "base"}
+            districts = self._get("/v3/config/district", query).get("districts") or []
+            if districts:
+                # AMap also finds streets and places that only contain the name.
+                names = (location, keywords, *(keywords + suffix for suffix in _SUFFIXES))
+                exact = (district for name in names for district in districts if district.get("name") == name)
+                return str(next(exact, districts[0])["adcode"])
+        raise ToolError(f"AMap knows no city or district called {location!r}")
 
     def _get(self, path: str, query: Mapping[str, str]) -> Json:
-        key = self.cfg.get("token") or os.environ.get("AMAP_TOKEN", "")
-        if not key:
-            raise ToolError("AMAP_TOKEN is not set: get a key of the web service at https://lbs.amap.com")
-        base_url = self.cfg.get("base_url") or os.environ.get("AMAP_BASE_URL") or "https://restapi.amap.com"
-        service = Service("AMap", base_url, key, float(self.cfg.get("timeout", 10)))
-        answer = service.request("GET", path, params={**query, "key": key})
+        service = _AMAP.service(self.cfg, float(self.cfg.get("timeout", 10)))
+        answer = service.request("GET", path, params={**query, "key": service.key})
         if str(answer.get("status")) == "0":
             raise service.error(answer.get("info") or "status 0")
         return answer
+
+
+def _spellings(location: str) -> list[str]:
+    """Return what to ask for, in turn: the name itself, its last part (`北京市海淀区`), and that without suffix."""
+    last = _PART.findall(location)[-1:] or [location]
+    bare = [last[0].removesuffix(suffix) for suffix in _SUFFIXES if last[0].endswith(suffix) and len(last[0]) > 2]
+    return list(dict.fromkeys([location, *last, *bare]))

@@ -30,13 +30,15 @@ class BaseTool(ABC):
     """A tool. Subclasses set the class attributes and implement `call`.
 
     `parameters` is AgentFabric's list of `{name, type, description, required, enum?}`. `cfg` is the tool's
-    own configuration, as in `function_list=[{"name": cfg}]`.
+    own configuration, as in `function_list=[{"name": cfg}]`; the `operator_keys` among it are never taken from
+    an agent's files, which may come from somebody else.
     """
 
     name: str = ""
     description: str = ""
     parameters: Sequence[Mapping[str, Any]] = ()
     effect: Effect = Effect.READ
+    operator_keys: frozenset[str] = frozenset()
 
     def __init__(self, cfg: Mapping[str, Any] | None = None) -> None:
         self.cfg: Json = dict(cfg or {})
@@ -45,7 +47,8 @@ class BaseTool(ABC):
     def call(self, params: str, **kwargs: Any) -> str:
         """Run the tool on `params`, a JSON object as text, and return the observation.
 
-        Raises ToolError with a text that the model can act on. `kwargs` are those of `RolePlay.run`.
+        Raises ToolError with a text that the model can act on. `kwargs` are those of `RolePlay.run`; built-in tools
+        look at `append_files` (paths of the uploads), `cancel` (a threading.Event) and `progress` (takes a text).
         """
 
     @property
@@ -59,6 +62,10 @@ class BaseTool(ABC):
         required = [parameter["name"] for parameter in self.parameters if parameter.get("required")]
         schema = {"type": "object", "properties": properties, "required": required}
         return ToolSpec(self.name, self.description, schema)
+
+    def result_schema(self) -> Json | None:
+        """Return the JSON Schema of what `call` returns, None where it is not known."""
+        return None
 
     def _verify_args(self, params: str) -> Json:
         """Return the arguments, checked against the schema. Raises ToolError saying what is wrong.

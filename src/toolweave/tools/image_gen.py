@@ -1,15 +1,11 @@
-"""Pictures by Wanx, as an asynchronous task of DashScope."""
+"""Pictures by Wanx and its successors, as an asynchronous task of DashScope."""
 
 from __future__ import annotations
 
-import os
-import time
 from typing import Any
-from urllib.parse import quote
 
 from toolweave.errors import ToolError
-from toolweave.tools.base import BaseTool
-from toolweave.tools.http import Service
+from toolweave.tools.dashscope import DashScopeTool
 from toolweave.tools.registry import register_tool
 from toolweave.types import Json
 
@@ -17,12 +13,8 @@ _RESOLUTIONS = ("1024*1024", "720*1280", "1280*720")
 
 
 @register_tool("image_gen")
-class ImageGen(BaseTool):
-    """Text to image.
-
-    `cfg`: `model`, `api_key` (or environment DASHSCOPE_API_KEY), `base_url` (or DASHSCOPE_HTTP_BASE_URL), and in
-    seconds `timeout` for the whole picture, `request_timeout` for each request and `interval` between two looks.
-    """
+class ImageGen(DashScopeTool):
+    """Text to image. `cfg` is that of `DashScopeTool`; `model` may be any of wanx-v1, wanx2.x, wan2.x-t2i."""
 
     name = "image_gen"
     description = "AI绘画（图像生成）服务，输入文本描述和图像分辨率，返回根据文本信息绘制的图片URL。"
@@ -40,61 +32,45 @@ class ImageGen(BaseTool):
             "required": True,
         },
     )
+    model = "wanx-v1"
 
     def call(self, params: str, **kwargs: Any) -> str:
         """Return the picture as `![IMAGEGEN](url)`. Raises ToolError when it fails or takes too long."""
         arguments = self._verify_args(params)
         if arguments["resolution"] not in _RESOLUTIONS:
             raise ToolError(f"resolution must be one of {', '.join(_RESOLUTIONS)}")
-        service = self._service()
-        return f"![IMAGEGEN]({self._wait(service, self._submit(service, arguments))})"
-
-    def _service(self) -> Service:
-        key = self.cfg.get("api_key") or os.environ.get("DASHSCOPE_API_KEY", "")
-        if not key:
-            raise ToolError("DASHSCOPE_API_KEY is not set: get a key at https://dashscope.console.aliyun.com")
-        env_url = os.environ.get("DASHSCOPE_HTTP_BASE_URL")
-        base_url = self.cfg.get("base_url") or env_url or "https://dashscope.aliyuncs.com/api/v1"
-        return Service("DashScope", base_url, key, float(self.cfg.get("request_timeout", 10)))
-
-    def _submit(self, service: Service, arguments: Json) -> str:
-        parameters: Json = {"size": arguments["resolution"], "n": 1}
-        if arguments.get("lora_index"):
-            parameters["lora_index"] = arguments["lora_index"]
-        body = {
-            "model": self.cfg.get("model", "wanx-v1"),
-            "input": {"prompt": arguments["text"]},
-            "parameters": parameters,
-        }
-        headers = {"Authorization": f"Bearer {service.key}", "X-DashScope-Async": "enable"}
-        answer = service.request("POST", "/services/aigc/text2image/image-synthesis", json=body, headers=headers)
-        task_id = (answer.get("output") or {}).get("task_id")
-        if not task_id:
-            raise service.error(answer.get("message") or "no task_id")
-        return str(task_id)
-
-    def _wait(self, service: Service, task_id: str) -> str:
-        limit = float(self.cfg.get("timeout", 120))
-        deadline = time.monotonic() + limit
-        headers = {"Authorization": f"Bearer {service.key}"}
-        while True:
-            answer = service.request("GET", f"/tasks/{quote(task_id, safe='')}", headers=headers)
-            output = answer.get("output") or {}
-            match output.get("task_status"):
-                case "SUCCEEDED":
-                    return self._url(service, output)
-                case "PENDING" | "RUNNING":
-                    pass
-                case status:
-                    raise service.error(f"{status}, {output.get('message') or answer.get('message') or 'no reason'}")
-            interval = float(self.cfg.get("interval", 1))
-            if time.monotonic() + interval > deadline:
-                raise ToolError(f"the picture was not ready within {limit:g} s")
-            time.sleep(interval)
-
-    def _url(self, service: Service, output: Json) -> str:
+        client = self.client()
+        model = self.model_name()
+        # wan2.6 and later speak in messages; the models before it take a prompt.
+        request = _messages_request if model.startswith(("wan2.6", "wan2.7", "wan3")) else _prompt_request
+        path, body = request(model, arguments)
+        output = client.run(path, body, kwargs)
         results = output.get("results") or [{}]
-        url = results[0].get("url")
-        if not url:
-            raise service.error(results[0].get("message") or "no picture")
-        return str(url)
+        if results[0].get("message") and not results[0].get("url"):
+            raise client.service.error(results[0]["message"])
+        return self.picture(client, results[0].get("url") or _first_image(output))
+
+
+def _prompt_request(model: str, arguments: Json) -> tuple[str, Json]:
+    parameters: Json = {"size": arguments["resolution"], "n": 1}
+    if arguments.get("lora_index"):
+        parameters["lora_index"] = arguments["lora_index"]
+    body = {"model": model, "input": {"prompt": arguments["text"]}, "parameters": parameters}
+    return "/services/aigc/text2image/image-synthesis", body
+
+
+def _messages_request(model: str, arguments: Json) -> tuple[str, Json]:
+    messages = [{"role": "user", "content": [{"text": arguments["text"]}]}]
+    # These models want more pixels than AgentFabric offers; the shape is kept.
+    size = {"1024*1024": "1280*1280", "720*1280": "960*1696", "1280*720": "1696*960"}[arguments["resolution"]]
+    body = {"model": model, "input": {"messages": messages}, "parameters": {"size": size, "n": 1}}
+    return "/services/aigc/image-generation/generation", body
+
+
+def _first_image(output: Json) -> object:
+    """Return the image URL of a chat-like output, None if there is none."""
+    for choice in output.get("choices") or ():
+        for part in (choice.get("message") or {}).get("content") or ():
+            if part.get("image"):
+                return part["image"]
+    return None
