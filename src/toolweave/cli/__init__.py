@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import typer
 
-from toolweave.cli import data, evals, models, training
+from toolweave.cli import data, evals, models, traces, training
 from toolweave.errors import ToolweaveError
 
 _INTERRUPTED = 130
@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for area in (data, training, models, evals):
+for area in (data, training, models, evals, traces):
     area.register(app)
 
 
