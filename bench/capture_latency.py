@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import psutil
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -135,12 +136,14 @@ def main() -> None:
                 wait_for(port)
             direct, proxied = f"http://127.0.0.1:{upstream}", f"http://127.0.0.1:{proxy}"
             timings = asyncio.run(measure(direct, proxied, options.streams, options.rounds))
+            cpu = [sum(psutil.Process(process.pid).cpu_times()[:2]) for process in processes]
         finally:
             for process in processes:
                 process.terminate()
                 process.wait()
         report(timings[direct], timings[proxied], options.streams)
         with TraceStore(path) as store:
+            print(f"CPU seconds  server {cpu[0]:.1f}, proxy {cpu[1]:.1f}")
             print(f"recorded     {store.counts().traces} of {options.rounds * options.streams * QUERIES} answers")
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple
 
-from toolweave.traces.recognise import Reading, observation_frame
+from toolweave.traces.recognise import Recognised
 from toolweave.traces.trace import ModelReply
 from toolweave.types import Json, Message
 
@@ -32,29 +32,29 @@ class Lookup(NamedTuple):
     step: Step
 
 
-def anchors(reading: Reading, query: str, reply: ModelReply) -> set[bytes]:
+def anchors(seen: Recognised, query: str, reply: ModelReply) -> set[bytes]:
     """Return the keys under which the successor of this exchange will look for it; `query` is that of the turn."""
-    messages = reading.messages
+    messages = seen.messages
     if not messages:
         return set()
     last = messages[-1]["content"]
-    if reading.dialect is None:
-        return {_chat_key(reading, messages, _spoken(reply.text, reply.tool_calls))}
-    said = reading.dialect.visible(reply.text)
-    traces = {said, *_through_first_call(reading, said)}
+    if seen.dialect is None:
+        return {_chat_key(seen, messages, _spoken(reply.text, reply.tool_calls))}
+    said = seen.dialect.visible(reply.text)
+    traces = {said, *_through_first_call(seen, said)}
     # An app keeps the answer alone, or all that the user saw of the turn.
     shown = last[last.find(query) + len(query) :] + said if query in last else said
-    history = (*_history(reading), Message(role="user", content=query))
+    history = (*_history(seen), Message(role="user", content=query))
     grown = {_key("grown", *_contents(messages[:-1]), last + trace) for trace in traces}
-    return grown | {_chat_key(reading, history, answer) for answer in (said, shown)}
+    return grown | {_chat_key(seen, history, answer) for answer in (said, shown)}
 
 
-def lookups(reading: Reading, request: Json) -> list[Lookup]:
+def lookups(seen: Recognised) -> list[Lookup]:
     """Return the keys that may lead to the predecessor of this request, the likeliest first."""
     found = []
-    messages = reading.messages
-    if reading.dialect is not None and messages:
-        before, _ = observation_frame(reading.dialect)
+    messages = seen.messages
+    if seen.dialect is not None and messages:
+        before = seen.dialect.observation_text("\0").partition("\0")[0]
         head, last = _contents(messages[:-1]), messages[-1]["content"]
         cut = last.rfind(before)
         while cut >= 0:
@@ -63,34 +63,34 @@ def lookups(reading: Reading, request: Json) -> list[Lookup]:
     replied = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if replied:
         at = replied[-1]
-        start = 1 if reading.dialect is not None else 0
-        spoken = _spoken(messages[at]["content"], request["messages"][at].get("tool_calls") or ())
+        start = 1 if seen.dialect is not None else 0
+        spoken = _spoken(messages[at]["content"], seen.native_calls[at] if seen.native_calls else ())
         asked = any(message["role"] == "user" for message in messages[at + 1 :])
         step = Step.NEXT_TURN if asked else Step.SAME_TURN
-        found.append(Lookup(_chat_key(reading, messages[start:at], spoken), step))
+        found.append(Lookup(_chat_key(seen, messages[start:at], spoken), step))
     return found
 
 
-def _history(reading: Reading) -> tuple[Message, ...]:
-    return reading.messages[1:-1]
+def _history(seen: Recognised) -> tuple[Message, ...]:
+    return seen.messages[1:-1]
 
 
-def _through_first_call(reading: Reading, said: str) -> Iterable[str]:
+def _through_first_call(seen: Recognised, said: str) -> Iterable[str]:
     """Yield the reply up to the end of its first call: a client may drop what was written behind it."""
-    assert reading.dialect is not None
-    calls = reading.dialect.parse(said).calls
+    assert seen.dialect is not None
+    calls = seen.dialect.parse(said).calls
     if calls and calls[0].raw:
         yield said[: said.find(calls[0].raw) + len(calls[0].raw)]
 
 
 def _spoken(text: str, calls: Iterable[Json]) -> str:
     """Return what identifies a reply: its text, or the ids of its calls, which are unique."""
-    ids = [str(call.get("id")) for call in calls if isinstance(call, dict)]
+    ids = [str(call.get("id")) for call in calls ]
     return "\0".join([text, *ids])
 
 
-def _chat_key(reading: Reading, history: Iterable[Message], reply: str) -> bytes:
-    return _key("chat", reading.identity, *(f"{m['role']}:{m['content']}" for m in history), reply)
+def _chat_key(seen: Recognised, history: Iterable[Message], reply: str) -> bytes:
+    return _key("chat", seen.identity, *(f"{m['role']}:{m['content']}" for m in history), reply)
 
 
 def _contents(messages: Iterable[Message]) -> list[str]:

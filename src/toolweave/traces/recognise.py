@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolweave.dialects import Dialect, Prompt, get_dialect
+from toolweave.dialects import AgentFabric
+from toolweave.dialects.reading import Exchange as Seen
+from toolweave.dialects.reading import Reading
 from toolweave.types import InvalidToolCall, Json, Message, ToolCall, ToolSpec
 
-_DIALECTS = tuple(get_dialect(name) for name in ("v06", "v07"))
+_DIALECTS = (AgentFabric("v06"), AgentFabric("v07"))
 _NAME_LENGTH = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Recognised:
     """What a request says about its sender.
 
     `identity` is what stays the same from turn to turn: instruction and tools, but not the knowledge, which follows
-    the query. `query` is what the user asked in this turn. `dialect` is None where none reads the prompt.
+    the query. `query` is what the user asked in this turn, `trace` what the model did about it so far. `dialect` is
+    None where no dialect reads the prompt; then `native_calls` are the tool calls of each message.
     """
 
     messages: tuple[Message, ...]
@@ -26,20 +28,23 @@ class Reading:
     identity: str
     tools: tuple[ToolSpec, ...]
     query: str
-    dialect: Dialect | None = None
+    trace: tuple[Seen, ...] = ()
+    dialect: AgentFabric | None = None
+    native_calls: tuple[tuple[Json, ...], ...] = ()
 
 
-def recognise(request: Json) -> Reading:
+def recognise(request: Json) -> Recognised:
     """Read a request body. Never raises: what cannot be read is empty."""
     messages = _messages(request)
     for dialect in _DIALECTS:
-        prompt = dialect.read_prompt(messages) if messages else None
-        if prompt is not None:
-            return _of_prompt(messages, prompt, dialect)
+        reading = dialect.read_prompt(messages)
+        if reading is not None:
+            return _of_prompt(messages, reading, dialect)
     system = "\n".join(message["content"] for message in messages if message["role"] in ("system", "developer"))
     users = [message["content"] for message in messages if message["role"] == "user"]
     query = users[-1] if users else _text(request.get("prompt"))
-    return Reading(messages, _short(system), system, _native_tools(request), query)
+    calls = tuple(_calls(item) for item in _objects(request.get("messages")))
+    return Recognised(messages, _short(system), system, _native_tools(request), query, native_calls=calls)
 
 
 def native_call(call: Json) -> ToolCall | InvalidToolCall:
@@ -57,31 +62,29 @@ def native_call(call: Json) -> ToolCall | InvalidToolCall:
     return ToolCall(name, arguments, raw)
 
 
-def observation_frame(dialect: Dialect) -> tuple[str, str]:
-    """Return what a dialect writes before and after an observation."""
-    before, _, after = dialect.observation_text("\0").partition("\0")
-    return before, after
-
-
-def _of_prompt(messages: tuple[Message, ...], prompt: Prompt, dialect: Dialect) -> Reading:
+def _of_prompt(messages: tuple[Message, ...], reading: Reading, dialect: AgentFabric) -> Recognised:
+    prompt = reading.prompt
     instruction = prompt.instruction
     name = instruction if isinstance(instruction, str) else instruction["name"]
     identity = json.dumps([instruction, [tool.openai() for tool in prompt.tools]], ensure_ascii=False)
-    return Reading(messages, _short(name), identity, prompt.tools, _first_query(prompt.query, dialect), dialect)
-
-
-def _first_query(grown: str, dialect: Dialect) -> str:
-    """Return what the user asked, where the trace of the visit may have grown behind it."""
-    before, _ = observation_frame(dialect)
-    head, found, _ = grown.partition(before)
-    return dialect.parse(head).text if found else grown
+    return Recognised(messages, _short(name), identity, prompt.tools, prompt.query, reading.trace, dialect)
 
 
 def _messages(request: Json) -> tuple[Message, ...]:
-    given = request.get("messages")
-    items: Sequence[object] = given if isinstance(given, list) else ()
-    objects = (item if isinstance(item, dict) else {} for item in items)
-    return tuple(Message(role=_text(item.get("role")), content=_text(item.get("content"))) for item in objects)
+    return tuple(
+        Message(role=_text(item.get("role")), content=_text(item.get("content")))
+        for item in _objects(request.get("messages"))
+    )
+
+
+def _objects(value: object) -> list[Json]:
+    """Return a list's items; what is no object counts as an empty one, so that places stay."""
+    return [item if isinstance(item, dict) else {} for item in value] if isinstance(value, list) else []
+
+
+def _calls(message: Json) -> tuple[Json, ...]:
+    calls = message.get("tool_calls")
+    return tuple(call for call in calls if isinstance(call, dict)) if isinstance(calls, list) else ()
 
 
 def _text(content: object) -> str:

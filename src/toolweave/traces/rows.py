@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from toolweave.traces.recognise import Reading
+from toolweave.traces.recognise import Recognised
 from toolweave.traces.trace import (
     Exchange,
     Feedback,
@@ -35,7 +35,7 @@ class Where(NamedTuple):
 
 def insert(
     connection: sqlite3.Connection, trace: str, visit: str, previous: str | None, turn: int, exchange: Exchange,
-    reading: Reading, query: str,
+    seen: Recognised, query: str,
 ) -> None:  # fmt: skip
     """Add the row of a trace, without its anchors."""
     reply = exchange.reply
@@ -51,9 +51,9 @@ def insert(
         "status": exchange.status,
         "outcome": exchange.outcome.value,
         "model": str(exchange.request.get("model") or ""),
-        "agent": reading.agent,
-        "dialect": reading.dialect.name if reading.dialect else "",
-        "tools": _json([tool.openai() for tool in reading.tools]),
+        "agent": seen.agent,
+        "dialect": seen.dialect.name if seen.dialect else "",
+        "tools": _json([tool.openai() for tool in seen.tools]),
         "query": query,
         "request": _json(exchange.request),
         "reply": reply.text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from toolweave.errors import DataError
 from toolweave.traces import rows
 from toolweave.traces.database import connect, explained
 from toolweave.traces.linking import Step, anchors, lookups
-from toolweave.traces.recognise import Reading, recognise
+from toolweave.traces.recognise import Recognised, recognise
 from toolweave.traces.redaction import Redactor
 from toolweave.traces.trace import Counts, Exchange, FeedbackKind, Filter, Flag, Trace, Verdict, Visit
 
@@ -94,13 +94,14 @@ class TraceStore:
             )
         return self.trace(found.id)
 
-    def set_flags(self, flags: Mapping[str, Sequence[Flag]]) -> None:
-        """Replace the flags of traces, by trace id, and note that they are up to date."""
+    def set_flags(self, flags: Mapping[str, Sequence[Flag]], evaluated: Collection[str]) -> None:
+        """Set the flags of traces, by trace id; flags of rules that were not `evaluated` stay as they are."""
         with self._writing():
             for trace, found in flags.items():
-                self._connection.execute("DELETE FROM flags WHERE trace = ?", [trace])
-                rows_ = [(trace, flag.rule, flag.why) for flag in found]
-                self._connection.executemany("INSERT OR IGNORE INTO flags VALUES (?, ?, ?)", rows_)
+                old = [(trace, rule) for rule in evaluated]
+                new = [(trace, flag.rule, flag.why) for flag in found]
+                self._connection.executemany("DELETE FROM flags WHERE trace = ? AND rule = ?", old)
+                self._connection.executemany("INSERT OR IGNORE INTO flags SELECT id, ?2, ?3 FROM traces WHERE id = ?1", new)
                 self._connection.execute("UPDATE traces SET due = 0 WHERE id = ?", [trace])
 
     def forget(self, wanted: Filter) -> int:
@@ -191,9 +192,9 @@ class TraceStore:
     # --- inside ------------------------------------------------------------------------------
 
     def _insert(self, exchange: Exchange) -> str:
-        reading = recognise(exchange.request)
-        trace, step, before = "t" + secrets.token_hex(6), Step.NEXT_TURN, self._predecessor(reading, exchange)
-        visit, turn, query = "v" + trace[1:], 0, reading.query
+        seen = recognise(exchange.request)
+        trace, step, before = "t" + secrets.token_hex(6), Step.NEXT_TURN, self._predecessor(seen)
+        visit, turn, query = "v" + trace[1:], 0, seen.query
         if before is not None:
             row, step = before
             visit, turn = row["visit"], row["turn"] + (step is Step.NEXT_TURN)
@@ -201,13 +202,13 @@ class TraceStore:
             # What comes next may say something about what came before: a correction, a failed call.
             self._connection.execute("UPDATE traces SET due = 1 WHERE id = ?", [row["id"]])
         previous = before[0]["id"] if before is not None else None
-        rows.insert(self._connection, trace, visit, previous, turn, exchange, reading, query)
-        keys = [(key, trace) for key in anchors(reading, query, exchange.reply)]
+        rows.insert(self._connection, trace, visit, previous, turn, exchange, seen, query)
+        keys = [(key, trace) for key in anchors(seen, query, exchange.reply)]
         self._connection.executemany("INSERT INTO anchors VALUES (?, ?)", keys)
         return trace
 
-    def _predecessor(self, reading: Reading, exchange: Exchange) -> tuple[sqlite3.Row, Step] | None:
-        for key, step in lookups(reading, exchange.request):
+    def _predecessor(self, seen: Recognised) -> tuple[sqlite3.Row, Step] | None:
+        for key, step in lookups(seen):
             # Of visits that look alike so far, one that has not gone on yet, the newest.
             row = self._connection.execute(
                 "SELECT t.id, t.visit, t.turn, t.query FROM anchors a JOIN traces t ON t.id = a.trace WHERE a.key = ? "
