@@ -26,10 +26,11 @@ from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from toolweave.errors import ServerError
+from toolweave.traces.database import StoreError
 from toolweave.traces.recorder import Recorder
 from toolweave.traces.redaction import secrets_of
 from toolweave.traces.replies import read_reply
-from toolweave.traces.trace import Exchange, Outcome
+from toolweave.traces.trace import Exchange, Filter, Outcome
 from toolweave.types import Json
 
 log = logging.getLogger("toolweave.traces")
@@ -37,6 +38,8 @@ log = logging.getLogger("toolweave.traces")
 HEALTH_PATH = "/toolweave/health"
 _RECORDED = ("/completions", "/chat/completions")
 _CONNECT_SECONDS = 10.0
+_HOUR = 3600.0
+LOCK_SECONDS = 0.3  # how long the recorder waits for a lock, and the answers with it
 _PATIENCE = 1.0  # how long a finished answer may wait for its record
 _SHUTDOWN_SECONDS = 5
 _DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
@@ -161,7 +164,7 @@ class CaptureProxy:
         except httpx.TransportError as error:
             # What came is passed on, and then the same breaking off: no end of the body is sent.
             await self._record(answer, Outcome.BROKEN_OFF)
-            log.warning("%s broke off: %s", self.upstream, error or type(error).__name__)
+            log.warning("%s broke off: %s", self.upstream, str(error) or type(error).__name__)
             await send(_more(held))
             return
         await self._record(answer, Outcome.ANSWERED)
@@ -177,7 +180,7 @@ class CaptureProxy:
 
     async def _unreached(self, error: httpx.TransportError, scope: Scope, send: Send) -> None:
         timed_out = isinstance(error, httpx.TimeoutException)
-        message = f"toolweave capture: no answer from {self.upstream}: {error or type(error).__name__}"
+        message = f"toolweave capture: no answer from {self.upstream}: {str(error) or type(error).__name__}"
         log.warning("%s", message)
         content = {"error": {"message": message, "type": "upstream_error", "param": None, "code": None}}
         response = JSONResponse(content, 504 if timed_out else 502)
@@ -189,8 +192,11 @@ class CaptureProxy:
         return self.url(path) + (f"?{query}" if query else "")
 
 
-def create_app(upstream: str, recorder: Recorder) -> Starlette:
-    """Return the proxy with its health page at /toolweave/health. Raises ServerError for what is no URL."""
+def create_app(upstream: str, recorder: Recorder, keep: float | None = None) -> Starlette:
+    """Return the proxy with its health page at /toolweave/health. Raises ServerError for what is no URL.
+
+    Traces older than `keep` seconds are forgotten, at the start and every hour.
+    """
     proxy = CaptureProxy(upstream, recorder)
 
     async def health(_: Request) -> Response:
@@ -198,15 +204,20 @@ def create_app(upstream: str, recorder: Recorder) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        cleaning = asyncio.create_task(_clean(recorder, keep)) if keep is not None else None
         yield
+        if cleaning is not None:
+            cleaning.cancel()
         await proxy.close()
 
     return Starlette(routes=[Route(HEALTH_PATH, health), Mount("/", app=proxy)], lifespan=lifespan)
 
 
-def capture(upstream: str, recorder: Recorder, host: str = "127.0.0.1", port: int = 8001) -> None:
+def capture(
+    upstream: str, recorder: Recorder, host: str = "127.0.0.1", port: int = 8001, keep: float | None = None
+) -> None:
     """Run the proxy until interrupted; port 0 takes a free one. Raises ServerError when the port cannot be had."""
-    app = create_app(upstream, recorder)
+    app = create_app(upstream, recorder, keep)
     try:
         listener = socket.create_server((host, port), backlog=1024)
     except OSError as error:
@@ -234,10 +245,23 @@ def capture(upstream: str, recorder: Recorder, host: str = "127.0.0.1", port: in
         uvicorn.Server(config).run(sockets=[listener])
 
 
+async def _clean(recorder: Recorder, keep: float) -> None:
+    while True:
+        try:
+            count = await asyncio.to_thread(recorder.store.forget, Filter(until=time.time() - keep))
+        except StoreError as error:
+            log.warning("old traces are not forgotten yet: %s", error)
+        else:
+            log.info("forgot %d traces", count)
+        await asyncio.sleep(_HOUR)
+
+
 def _checked(upstream: str) -> str:
     parts = urlsplit(upstream)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.username:
-        raise ServerError(f"{upstream!r} is no server's URL", "it is what the app uses, such as http://127.0.0.1:8000/v1")
+        raise ServerError(
+            f"{upstream!r} is no server's URL", "it is what the app uses, such as http://127.0.0.1:8000/v1"
+        )
     return upstream.rstrip("/")
 
 

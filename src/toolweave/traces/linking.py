@@ -13,6 +13,7 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple
 
+from toolweave.dialects import AgentFabric
 from toolweave.traces.recognise import Recognised
 from toolweave.traces.trace import ModelReply
 from toolweave.types import Json, Message
@@ -41,7 +42,7 @@ def anchors(seen: Recognised, query: str, reply: ModelReply) -> set[bytes]:
     if seen.dialect is None:
         return {_chat_key(seen, messages, _spoken(reply.text, reply.tool_calls))}
     said = seen.dialect.visible(reply.text)
-    traces = {said, *_through_first_call(seen, said)}
+    traces = {said, *_through_first_call(seen.dialect, said)}
     # An app keeps the answer alone, or all that the user saw of the turn.
     shown = last[last.find(query) + len(query) :] + said if query in last else said
     history = (*_history(seen), Message(role="user", content=query))
@@ -75,17 +76,16 @@ def _history(seen: Recognised) -> tuple[Message, ...]:
     return seen.messages[1:-1]
 
 
-def _through_first_call(seen: Recognised, said: str) -> Iterable[str]:
+def _through_first_call(dialect: AgentFabric, said: str) -> Iterable[str]:
     """Yield the reply up to the end of its first call: a client may drop what was written behind it."""
-    assert seen.dialect is not None
-    calls = seen.dialect.parse(said).calls
+    calls = dialect.parse(said).calls
     if calls and calls[0].raw:
         yield said[: said.find(calls[0].raw) + len(calls[0].raw)]
 
 
 def _spoken(text: str, calls: Iterable[Json]) -> str:
     """Return what identifies a reply: its text, or the ids of its calls, which are unique."""
-    ids = [str(call.get("id")) for call in calls ]
+    ids = [str(call.get("id")) for call in calls]
     return "\0".join([text, *ids])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 
 from toolweave.models.interface import STOPPED, Model
 from toolweave.traces.recorder import Recorder
@@ -59,7 +60,6 @@ class RecordingModel:
             self._record(exchange)
 
     def _record(self, exchange: Exchange) -> None:
-        try:
+        # One that takes longer stays in line, and is counted there.
+        with suppress(TimeoutError):
             self.recorder.submit(exchange).result(_PATIENCE)
-        except TimeoutError:
-            pass  # it is still in line, and counted there

@@ -19,7 +19,8 @@ from toolweave.errors import DataError
 _STRUCK = "***"
 # The shapes of keys that services hand out, also where no header named them.
 _KEY_SHAPES = re.compile(
-    r"\b(?:(?:sk|pk|rk|ms|hf|xox[abp]|gh[pousr])[-_](?=[A-Za-z_-]*\d)|AKIA|AIza)[\w-]{16,}|\bBearer\s+[\w.~+/=-]{8,}", re.ASCII
+    r"\b(?:(?:sk|pk|rk|ms|hf|xox[abp]|gh[pousr])[-_](?=[A-Za-z_-]*\d)|AKIA|AIza)[\w-]{16,}|\bBearer\s+[\w.~+/=-]{8,}",
+    re.ASCII,
 )
 _MIN_SECRET = 6  # a shorter "key" (EMPTY, none) is a word, and words must stay
 _SCHEMES = ("bearer", "basic", "digest")
@@ -36,7 +37,9 @@ class Pattern:
 BUILT_IN: Mapping[str, Pattern] = {
     # Chinese ids end in a check digit or X; they go first, for they hold what looks like a phone number.
     "id_number": Pattern(
-        re.compile(r"(?<!\d)[1-9]\d{5}(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![\dA-Za-z])"),
+        re.compile(
+            r"(?<!\d)[1-9]\d{5}(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![\dA-Za-z])"
+        ),
         "110101199001011234",
     ),
     "phone": Pattern(
@@ -74,7 +77,9 @@ class Redactor:
         try:
             content = yaml.safe_load(path.read_text("utf-8")) or {}
         except (OSError, UnicodeError, yaml.YAMLError) as error:
-            raise DataError(f"cannot read {path}: {error}", "a redaction file is YAML; see toolweave capture --help") from error
+            raise DataError(
+                f"cannot read {path}: {error}", "a redaction file is YAML; see toolweave capture --help"
+            ) from error
         if not isinstance(content, dict) or set(content) - {"redact", "patterns"}:
             raise DataError(f"{path} is not a redaction file", "its keys are redact (a list) and patterns (a map)")
         built_in = cls.from_names(content.get("redact") or ())
@@ -109,9 +114,9 @@ def secrets_of(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> tu
         if name.lower() in (b"authorization", b"proxy-authorization", b"cookie") or b"key" in name.lower():
             found += value.decode("latin-1").split()
     for part in query.decode("latin-1").split("&"):
-        name, _, value = part.partition("=")
-        if "key" in name.lower() or "token" in name.lower():
-            found.append(value)
+        field, _, content = part.partition("=")
+        if "key" in field.lower() or "token" in field.lower():
+            found.append(content)
     return tuple(secret for secret in found if len(secret) >= _MIN_SECRET and secret.lower() not in _SCHEMES)
 
 

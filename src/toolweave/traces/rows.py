@@ -23,6 +23,7 @@ from toolweave.traces.trace import (
 )
 from toolweave.types import ToolSpec
 
+ANY_RULE = "*"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -97,13 +98,12 @@ def where(wanted: Filter) -> Where:
         if (value := getattr(wanted, column)) is not None:
             conditions.append((f"t.{column} = ?", (value.value,)))
     if wanted.tool is not None:
-        named = "json_extract(value, '$.function.name') = ?"
-        conditions.append((f"EXISTS (SELECT 1 FROM json_each(t.tools) WHERE {named})", (wanted.tool,)))
-    if wanted.rule is not None:
-        any_rule = wanted.rule == "*"
-        named = "" if any_rule else " AND f.rule = ?"
-        parameters = () if any_rule else (wanted.rule,)
-        conditions.append((f"EXISTS (SELECT 1 FROM flags f WHERE f.trace = t.id{named})", parameters))
+        offered = "SELECT json_extract(value, '$.function.name') FROM json_each(t.tools)"
+        conditions.append((f"? IN ({offered})", (wanted.tool,)))
+    if wanted.rule == ANY_RULE:
+        conditions.append(("t.id IN (SELECT trace FROM flags)", ()))
+    elif wanted.rule is not None:
+        conditions.append(("t.id IN (SELECT trace FROM flags WHERE rule = ?)", (wanted.rule,)))
     if wanted.since is not None:
         conditions.append(("t.started >= ?", (wanted.since,)))
     if wanted.until is not None:

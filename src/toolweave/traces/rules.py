@@ -17,7 +17,8 @@ Rule = Callable[[Case], str | None]
 
 _PROMISE = re.compile(
     r"请?稍(?:等|候)|正在(?:为您|帮您|给您)?(?:查|获取|生成|绘制|调用)|我(?:来|会|将|去|马上)(?:为您|帮您|给您)?(?:查|获取|生成|绘制)"
-    r"|\b(?:let me|i'?ll|i will|i'm going to) (?:check|look|find|get|fetch|search|generate|draw)|\bone moment\b|\bhold on\b",
+    r"|\b(?:let me|i'?ll|i will|i'm going to) (?:check|look|find|get|fetch|search|generate|draw)|\bone moment\b"
+    r"|\bhold on\b",
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(

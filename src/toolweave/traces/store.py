@@ -101,7 +101,9 @@ class TraceStore:
                 old = [(trace, rule) for rule in evaluated]
                 new = [(trace, flag.rule, flag.why) for flag in found]
                 self._connection.executemany("DELETE FROM flags WHERE trace = ? AND rule = ?", old)
-                self._connection.executemany("INSERT OR IGNORE INTO flags SELECT id, ?2, ?3 FROM traces WHERE id = ?1", new)
+                self._connection.executemany(
+                    "INSERT OR IGNORE INTO flags SELECT id, ?2, ?3 FROM traces WHERE id = ?1", new
+                )
                 self._connection.execute("UPDATE traces SET due = 0 WHERE id = ?", [trace])
 
     def forget(self, wanted: Filter) -> int:
