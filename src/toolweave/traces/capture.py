@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import re
+import signal
 import socket
 import sys
 import time
@@ -242,6 +243,8 @@ def capture(
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             ws="none",
         )
+        # uvicorn raises the signal again when it has shut down; what waits for the store must still be written then.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -19,7 +19,7 @@ from toolweave.errors import DataError
 _STRUCK = "***"
 # The shapes of keys that services hand out, also where no header named them.
 _KEY_SHAPES = re.compile(
-    r"\b(?:(?:sk|pk|rk|ms|hf|xox[abp]|gh[pousr])[-_](?=[A-Za-z_-]*\d)|AKIA|AIza)[\w-]{16,}|\bBearer\s+[\w.~+/=-]{8,}",
+    r"\b(?:(?:sk|pk|rk|ms|hf|xox[abp]|gh[pousr])[-_](?=[A-Za-z_-]{0,64}\d)|AKIA|AIza)[\w-]{16,}|\bBearer\s++[\w.~+/=-]{8,}",
     re.ASCII,
 )
 _MIN_SECRET = 6  # a shorter "key" (EMPTY, none) is a word, and words must stay
@@ -49,7 +49,9 @@ BUILT_IN: Mapping[str, Pattern] = {
         ),
         "13800000000",
     ),
-    "email": Pattern(re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"), "user@example.com"),
+    "email": Pattern(
+        re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]++@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"), "user@example.com"
+    ),
 }
 
 
