@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import typer
 
-from toolweave.cli import agents, data, evals, models, training
+from toolweave.cli import agents, data, evals, models, traces, training
 from toolweave.errors import Interrupted, ToolweaveError
 from toolweave.training.recipe import ALIASES, takes_list
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for area in (data, training, models, evals, agents):
+for area in (data, traces, training, models, agents, evals):
     area.register(app)
 
 

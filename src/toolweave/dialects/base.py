@@ -99,6 +99,11 @@ class Dialect(ABC):
         cuts = [at for word in self.stop if (at := reply.find(word)) >= 0]
         return reply[: min(cuts)] if cuts else reply
 
+    def completed(self, reply: str) -> str:
+        """Return a reply as the model should have written it: a call with the stop word that the server cut off."""
+        said = self.visible(reply)
+        return f"{said.rstrip()}\n{self.stop[0]}" if self.stop and self.parse(reply).calls else said
+
     def error_observation(self, call: ToolCall | InvalidToolCall, details: str) -> str:
         """Return the observation of a failed call, in upstream's frame."""
         arguments = call.arguments_json() if isinstance(call, ToolCall) else call.raw

@@ -1,0 +1,209 @@
+"""Reviewed traces as training rows: the request as it was sent, and the reply it should have got."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from toolweave.data.jsonl import write_jsonl
+from toolweave.dialects import get_dialect
+from toolweave.errors import DataError
+from toolweave.traces.cases import Case, cases
+from toolweave.traces.contamination import leaks
+from toolweave.traces.neardup import NearDuplicates
+from toolweave.traces.store import EVERYTHING, TraceStore
+from toolweave.traces.trace import Filter, Outcome, Trace, Verdict
+from toolweave.types import Json, Message, Sample
+
+_REVIEWED = frozenset({Verdict.ACCEPTED, Verdict.CORRECTED})
+_NO_TOOL = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which traces become rows.
+
+    Accepted and corrected ones do; `clean` adds those that nobody reviewed and no rule flagged. Of rows more similar
+    than `near` (1: only equal ones; prompt apart), the first stays. `max_per_tool` and `max_per_rule` limit how many
+    rows call or answer from one tool, or mend one kind of failure, drawn with `seed`.
+    """
+
+    clean: bool = False
+    near: float = 0.9
+    max_per_tool: int | None = None
+    max_per_rule: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.near <= 1:
+            raise DataError(f"near is {self.near}", "it is a share: above 0, at most 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """How many rows were written, how many traces were left out and why, and what the rows hold."""
+
+    rows: int
+    left_out: Mapping[str, int]
+    by_tool: Mapping[str, int] = field(default_factory=dict)
+    by_rule: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    case: Case
+    sample: Sample
+
+    @property
+    def tool(self) -> str:
+        """The tool that the reply calls, or that it answers from."""
+        calls = [*self.case.earlier, *self.case.calls]
+        return calls[-1].name if calls else _NO_TOOL
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The failures that this row mends."""
+        corrected = self.case.trace.review.verdict is Verdict.CORRECTED
+        return tuple(flag.rule for flag in self.case.trace.flags) if corrected else ()
+
+
+def export(
+    store: TraceStore,
+    target: Path,
+    held_out: Iterable[str],
+    selection: Selection = Selection(),
+    wanted: Filter = EVERYTHING,
+    *,
+    drop_held_out: bool = False,
+) -> ExportReport:
+    """Write the selected traces of a filter to a JSONL file of samples.
+
+    Raises DataError, and writes nothing, when a row asks what a query of `held_out` asks, or nearly so;
+    `drop_held_out` leaves such rows out instead.
+    """
+    left_out: Counter[str] = Counter()
+    rows = list(_distinct(_rows(store, selection, wanted, left_out), selection.near, left_out))
+    rows = _without_held_out(rows, held_out, drop_held_out, left_out)
+    rows = _at_most(rows, selection.max_per_tool, lambda row: (row.tool,), selection.seed, left_out)
+    rows = _at_most(rows, selection.max_per_rule, lambda row: row.rules, selection.seed, left_out)
+    count = write_jsonl(target, (row.sample.to_json() for row in rows))
+    by_rule = Counter(rule for row in rows for rule in row.rules)
+    return ExportReport(count, left_out, Counter(row.tool for row in rows), by_rule)
+
+
+def to_sample(trace: Trace) -> Sample:
+    """Return the row of a trace, with its lineage in `meta`. Raises DataError for what no sample can hold."""
+    if not trace.messages:
+        raise DataError("a raw completion has no messages")
+    if any(
+        set(message) != {"role", "content"} or not isinstance(message["content"], str) for message in trace.messages
+    ):
+        raise DataError("messages hold more than role and text")
+    if trace.exchange.request.get("tools") or trace.reply.tool_calls:
+        raise DataError("tools are offered natively, which no dialect here writes as text")
+    reply = trace.review.label if trace.review.label is not None else trace.reply.text
+    completion = get_dialect(trace.dialect).completed(reply) if trace.dialect else reply
+    messages = tuple(Message(role=message["role"], content=message["content"]) for message in trace.messages)
+    return Sample(messages, completion, trace.stop, trace.tools, lineage(trace))
+
+
+def lineage(trace: Trace) -> Json:
+    """Return where a row comes from: trace, rule results, reviewer and edit."""
+    review = trace.review
+    return {
+        "kind": "trace",
+        "trace": trace.id,
+        "visit": trace.visit,
+        "turn": trace.turn,
+        "agent": trace.agent,
+        "dialect": trace.dialect,
+        "model": trace.model,
+        "recorded": datetime.fromtimestamp(trace.exchange.started, UTC).isoformat(timespec="seconds"),
+        "flags": [{"rule": flag.rule, "why": flag.why} for flag in trace.flags],
+        "feedback": [{"kind": item.kind.value, "text": item.text} for item in trace.feedback],
+        "verdict": review.verdict.value,
+        "reviewer": review.reviewer,
+        "edited_from": trace.reply.text if review.label is not None else None,
+    }
+
+
+def _rows(store: TraceStore, selection: Selection, wanted: Filter, left_out: Counter[str]) -> Iterator[_Row]:
+    chosen = {trace.id for trace in store.traces(wanted)}
+    visits = dict.fromkeys(trace.visit for trace in store.traces(wanted))
+    for visit in visits:
+        for case in cases(store.visit(visit)):
+            if case.trace.id not in chosen:
+                continue
+            reason = _unfit(case.trace, selection)
+            if not reason:
+                try:
+                    yield _Row(case, to_sample(case.trace))
+                except DataError as error:
+                    reason = str(error)
+            if reason:
+                left_out[reason] += 1
+
+
+def _unfit(trace: Trace, selection: Selection) -> str:
+    verdict = trace.review.verdict
+    if verdict is Verdict.REJECTED:
+        return "rejected"
+    if verdict not in _REVIEWED and not selection.clean:
+        return "not reviewed"
+    if verdict not in _REVIEWED and trace.flags:
+        return "flagged and not reviewed"
+    if trace.exchange.outcome is not Outcome.ANSWERED and verdict is not Verdict.CORRECTED:
+        return f"not answered ({trace.exchange.outcome.value})"
+    return ""
+
+
+def _distinct(rows: Iterable[_Row], near: float, left_out: Counter[str]) -> Iterator[_Row]:
+    """Leave out what nearly repeats a row of the same agent: the last message and the reply, which differ by visit."""
+    seen: dict[str, NearDuplicates] = defaultdict(lambda: NearDuplicates(near))
+    for row in rows:
+        head = "\0".join(message["content"] for message in row.sample.messages[:-1])
+        text = row.sample.messages[-1]["content"] + "\0" + row.sample.completion
+        known = seen[head]
+        if known.find(text) is not None:
+            left_out["near-duplicate"] += 1
+            continue
+        known.add(row.case.trace.id, text)
+        yield row
+
+
+def _without_held_out(rows: list[_Row], held_out: Iterable[str], drop: bool, left_out: Counter[str]) -> list[_Row]:
+    found = leaks({row.case.trace.id: row.case.trace.query for row in rows}, held_out)
+    if found and not drop:
+        first = found[0]
+        raise DataError(
+            f"{len(found)} of {len(rows)} rows ask what evaluation asks: trace {first.key} asks {first.query!r}, "
+            f"a held-out visit {first.held_out!r}",
+            "leave them out with --drop_held_out, or reject them",
+        )
+    leaked = {leak.key for leak in found}
+    left_out.update({"held out for evaluation": len(leaked)} if leaked else {})
+    return [row for row in rows if row.case.trace.id not in leaked]
+
+
+def _at_most(
+    rows: list[_Row], limit: int | None, groups: Callable[[_Row], tuple[str, ...]], seed: int, left_out: Counter[str]
+) -> list[_Row]:
+    """Draw rows so that no group has more than `limit`; their order stays."""
+    if limit is None:
+        return rows
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    taken: Counter[str] = Counter()
+    kept = set()
+    for index in order:
+        of = groups(rows[index])
+        if all(taken[group] < limit for group in of):
+            taken.update(of)
+            kept.add(index)
+    if len(kept) < len(rows):
+        left_out["over the limit of its group"] += len(rows) - len(kept)
+    return [row for index, row in enumerate(rows) if index in kept]
