@@ -13,9 +13,10 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 _FAILURE = re.compile(
     r"抱歉|不好意思|对不起|失败|出错|错误|无法|未能|没能|没法|没有成功|不成功|暂时|问题|异常|超时|故障|不可用|"
-    r"没有(?:找到|查到)|"
+    r"没有(?:找到|查到|响应)|没响应|没[^，。]{0,2}成|再试|"
     r"sorry|apolog|fail|error|unable|could ?n[o']t|can ?not|can't|unfortunately|problem|went wrong|trouble|"
-    r"did ?n[o']t work|not (?:available|found|working)|unavailable|timed? ?out|no luck|hiccup|unsuccessful",
+    r"did ?n[o']t work|not (?:available|found|working)|unavailable|timed? ?out|no luck|hiccup|unsuccessful|"
+    r"n['o]t respond|no response|is down\b|try (?:it )?again",
     re.IGNORECASE,
 )
 _ASKING = re.compile(
@@ -63,15 +64,16 @@ _CLASSES: tuple[tuple[tuple[str, ...], ...], ...] = (
      ("雨", "rain", "shower", "drizzle", "thunderstorm"),
      ("雪", "snow", "sleet"), ("多云", "partly cloudy", "mostly cloudy"), ("阴", "overcast"),
      ("雾", "fog", "mist"), ("霾", "haz")),
-    (("打开", "开启", "开着", "已开", "turned on", "switched on", "is on"),
-     ("关闭", "关上", "关掉", "关着", "已关", "turned off", "switched off", "is off")),
+    (("打开", "开启", "开着", "已开", "turned on", "switched on", "is on", '"on"'),
+     ("关闭", "关上", "关掉", "关着", "已关", "没开", "没有开", "未开", "turned off", "switched off", "is off")),
     (("有货", "in stock"), ("缺货", "无货", "没货", "没有货", "售罄", "out of stock", "sold out")),
     (("已签收", "已送达", "delivered"), ("运输中", "派送中", "配送中", "在途", "in transit", "out for delivery"),
      ("未发货", "待发货", "not shipped", "not yet shipped")),
     (("上涨", "涨了", "上升", "rose", "gained", "is up"), ("下跌", "跌了", "下降", "fell", "dropped", "is down")),
     (("准点", "正点", "准时", "on time", "on schedule"), ("延误", "晚点", "delayed"),
      ("取消", "cancelled", "canceled")),
-    (("营业中", "正在营业", "开门", "open now", "is open"), ("已打烊", "关门", "休业", "closed")),
+    (("营业中", "正在营业", "开门", "open now", "is open"), ("已打烊", "关门", "休业", "closed", "shut")),
+    (("制冷", "cooling", "cool mode"), ("制热", "heating", "heat mode"), ("除湿", "dehumidif")),
     (("可用", "空闲", "available"), ("不可用", "已满", "已占用", "unavailable", "fully booked", "occupied")),
     (("锁上", "已锁", "上锁", "locked"), ("解锁", "未锁", "unlocked")),
     (("胜", "赢", " won", "beat"), ("输", "负于", " lost"), ("平局", "战平", "draw", "tied")),
