@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from toolweave.data.jsonl import write_jsonl
-from toolweave.evals.visit import Line, VisitResult
+from toolweave.evals.cases import Line
+from toolweave.evals.score import VisitResult
 from toolweave.types import Lang
 
 

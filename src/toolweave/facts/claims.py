@@ -57,7 +57,16 @@ _FAILED = _any(
     r"(?:request|connection|service|upstream) (?:timed out|failed|unavailable|refused)",
     r"\b(?:quota|rate limit) exceeded|internal server error|\b(?:401|403|404|429|500|502|503|504) [A-Z]",
     r"\b(?:permission denied|access denied|invalid api ?key|unauthori[sz]ed)\b",
+)  # In a short observation these words are the whole of it; in a long one they may stand in a text that was found.
+_SHORT = 160
+_FINE = _any(r"\"(?:ok|success)\"\s*:\s*true|\"error\w*\"\s*:\s*(?:null|\"\")", r"成功|success|\bdelivered\b")
+_FAILED_SHORT = _any(
+    r"无法|额度|余额不足|未找到|没有找到|不存在|已过期|无权|没有权限|拒绝|错误|失败|异常|超时|稍后再?试",
+    r"nothing matched|no (?:match|results?)\b|not found|exceeded|exhausted|refused|denied|expired|could not|cannot|"
+    r"unable|error|failed|time-?out|timed out|try again|unavailable|invalid|"
+    r"not (?:available|supported|permitted|allowed)",
 )
+
 # Classes whose groups exclude each other. In each group any word says the same, in either language.
 _CLASSES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("晴", "sunny", "clear sk", "clear weather"),
@@ -95,7 +104,9 @@ def asks(answer: str) -> bool:
 
 def failed(observation: str) -> bool:
     """Tell whether an observation reports a failure of the tool."""
-    return bool(_FAILED.search(observation))
+    return bool(_FAILED.search(observation)) or (
+        len(observation) < _SHORT and bool(_FAILED_SHORT.search(observation)) and not _FINE.search(observation)
+    )
 
 
 def denial(answer: str, observations: Iterable[str]) -> str | None:

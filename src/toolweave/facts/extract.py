@@ -59,7 +59,7 @@ _LATE = ("中午", "下午", "傍晚", "晚上", "夜里", "晚")
 _CURRENCY = re.compile(r"\b(?:USD|RMB|CNY|EUR|GBP|HKD|JPY)(?=\s?\d)", re.IGNORECASE)
 _CODE = re.compile(r"(?<![A-Za-z])[A-Za-z]{1,12}[-_]?\d(?:[\w-]*(?:\.\d+)?)", re.ASCII)
 _NUMBERING = re.compile(r"(?m)^[ \t>*#-]*\d{1,2}(?:[.)](?!\d)|、)")
-_NUMBER = re.compile(r"(?:(?<![\w)\].])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:(?<![A-Za-z0-9_)\].])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 _ABOUT = r"(?:约|大概|差不多|将近|about|around|approximately|nearly|roughly|almost)"
 _CLOSE = Decimal("0.01")
 _FEW = 6

@@ -21,7 +21,7 @@ _NOT_NUMBERS = ("万一", "千万", "百分", "十分", "一点", "一些", "一
 _PRICE = re.compile(
     r"([一二两三四五六七八九十百]+|\d+)块([一二三四五六七八九])[毛角]?([一二三四五六七八九])?分?(?=$|[^一二三四五六七八九十\w])"
 )
-_MIXED = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s?(百万|千万|[百千万亿])(?!分)")
+_MIXED = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s?(百万|千万|[百千万亿])(?![分克米卡瓦帕])")
 _PERCENT = re.compile(r"百分之\s?(-?\d+(?:\.\d+)?)")
 
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
