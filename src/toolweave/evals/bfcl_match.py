@@ -104,7 +104,7 @@ def _check_type(value: Any, allowed: list[Any], declared: type, nested: type | N
     of_answer = next((type(item) for item in allowed if item != ""), None)
     variable = of_answer is not None and of_answer is not declared
     if type(value) is declared:
-        if nested is None:
+        if nested is None or not isinstance(value, list):
             return True, variable
         for items in allowed:
             if not isinstance(items, list) or all(_check_type(item, items, nested, None)[0] for item in value):

@@ -16,7 +16,7 @@ from toolweave.errors import DataError, ToolweaveError
 from toolweave.evals.cache import CountingClient, ReplyCache
 from toolweave.evals.cases import Visit, held_out_visits, read_visits, stratified
 from toolweave.evals.challenges import challenge_visits
-from toolweave.evals.forgetting import chat_losses, load_instructions, run_instructions
+from toolweave.evals.forgetting import chat_losses, run_instructions
 from toolweave.evals.gate import Evidence, GateResult, Rule, decide
 from toolweave.evals.judge import Judge, disagreements
 from toolweave.evals.outputs import print_gate, print_run, write_gate, write_run
@@ -79,7 +79,7 @@ def evaluate(model: str, output: Path, order: Order, console: Console, *, name: 
     with ReplyCache(order.cache) as cache, _target(model, agent, order.sampling, name) as target:
         results = _run(visits, target, cache, order, console)
         if order.instructions:
-            results += run_instructions(target, cache)[: order.limit or len(load_instructions())]
+            results += run_instructions(target, cache)
     save_results(output, results)
     extra = _second_opinions(results, order, console)
     if order.chat_loss:
