@@ -26,9 +26,11 @@ from toolweave.data.jsonl import write_jsonl
 from toolweave.data.mix import Persona, chat_samples, self_cognition_samples
 from toolweave.data.synthesize import training_groups
 from toolweave.errors import ToolweaveError
+from toolweave.evals.cases import held_out_visits
 from toolweave.evals.report import Comparison, print_report, write_report
 from toolweave.evals.results import load_results, save_results
-from toolweave.evals.visit import VisitResult, held_out_visits, run_visits
+from toolweave.evals.score import VisitResult
+from toolweave.evals.visit import run_visits
 from toolweave.models.base_models import resolve
 from toolweave.serving.process import serve_model
 from toolweave.training.checkpoint import best_checkpoint

@@ -1,11 +1,120 @@
-"""Commands that prove: visits, and the demo of the whole loop."""
+"""Commands that prove: visits, the gate, benchmarks, replay, and the demo of the whole loop."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from toolweave.types import Lang
+
+_FAILED = 1
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="URL (…/v1), folder, GGUF file, hub id, or embedded.", show_default=False)
+]
+LangOption = Annotated[Lang, typer.Option("--lang", help="Language of the reports.")]
+CacheOption = Annotated[Path, typer.Option("--cache", help="File of replies; a broken-off run goes on from it.")]
+_CACHE = Path("output/eval/replies.sqlite")
+
+evals = typer.Typer(help="Evaluate models: visits, gate, benchmarks, replay, study.", no_args_is_help=True)
+
+
+class VisitSet(StrEnum):
+    """Embedded sets of visits."""
+
+    HELD_OUT = "held_out"
+    CHALLENGES = "challenges"
+    INSTRUCTIONS = "instructions"
+    ALL = "all"
+
+
+class Tools(StrEnum):
+    """Where observations come from."""
+
+    RECORDED = "recorded"
+    SIMULATED = "simulated"
+
+
+class Turns(StrEnum):
+    """Who answers the earlier turns of a conversation."""
+
+    RECORDED = "recorded"
+    LIVE = "live"
+
+
+@evals.command("run")
+def run(
+    model: ModelOption,
+    output: Annotated[Path, typer.Option("--output", help="Results (JSONL); reports go into a folder beside it.")],
+    visit_set: Annotated[VisitSet, typer.Option("--set", help="Which embedded visits.")] = VisitSet.ALL,
+    episodes: Annotated[Path | None, typer.Option("--episodes", help="Visits of your own (JSONL).")] = None,
+    agent: Annotated[Path | None, typer.Option("--agent", help="AgentFabric builder_config.json to play.")] = None,
+    name: Annotated[str | None, typer.Option("--served_model_name", help="Model at the URL.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Run about so many of the visits.")] = None,
+    tools: Annotated[Tools, typer.Option("--tools", help="Recorded or simulated observations.")] = Tools.RECORDED,
+    history: Annotated[Turns, typer.Option("--history", help="Earlier turns as recorded, or live.")] = Turns.RECORDED,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Samples of each visit, for pass^k.")] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="Trial t samples with seed + t.")] = 0,
+    max_tokens: Annotated[int, typer.Option("--max_tokens", min=1, help="Longest reply.")] = 256,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Visits at once.")] = 12,
+    cache: CacheOption = _CACHE,
+    chat_loss: Annotated[bool, typer.Option("--chat_loss", help="Also measure loss on held-out chat.")] = False,
+    judge: Annotated[str | None, typer.Option("--judge", help="URL of a judge model for answers.")] = None,
+    judge_name: Annotated[str | None, typer.Option("--judge_model", help="Judge at that URL.")] = None,
+    lang: LangOption = Lang.EN,
+) -> None:
+    """Run visits on a model and report what went right, what failed how, and what it cost.
+
+    Example: toolweave eval run --model output/demo/sft/adapter-merged --output output/eval/tuned.jsonl
+    """
+    from rich.console import Console
+
+    from toolweave.evals.session import Order, evaluate
+    from toolweave.evals.targets import Sampling
+    from toolweave.evals.visit import History, Plan, ToolMode
+
+    order = Order(
+        visit_set=visit_set.value,
+        episodes=episodes,
+        agent=agent,
+        limit=limit,
+        plan=Plan(ToolMode(tools), History(history), trials, concurrency),
+        sampling=Sampling(temperature, seed, max_tokens),
+        cache=cache,
+        chat_loss=chat_loss,
+        judge=(judge, judge_name) if judge else None,
+        lang=lang,
+    )
+    evaluate(model, output, order, Console(), name=name)
+
+
+@evals.command("compare")
+def compare(
+    base: Annotated[str, typer.Argument(help="Results (JSONL), or a model.", show_default=False)],
+    tuned: Annotated[str, typer.Argument(help="Results (JSONL), or a model.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", help="Folder for results and reports.")] = Path("output/gate"),
+    rules: Annotated[Path | None, typer.Option("--rules", help="Rules (YAML); the embedded ones if not given.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Visits to run on models.")] = None,
+    cache: CacheOption = _CACHE,
+    lang: LangOption = Lang.EN,
+) -> None:
+    """Decide whether TUNED may replace BASE: exit code 0 if it may, 1 if not or if it is undecided.
+
+    Example: toolweave eval compare embedded output/demo/sft/adapter-merged --output output/gate
+    """
+    from rich.console import Console
+
+    from toolweave.evals.gate import Verdict, read_rules
+    from toolweave.evals.session import Order, run_gate
+
+    order = Order(limit=limit, cache=cache, chat_loss=True, lang=lang)
+    result = run_gate(base, tuned, output, read_rules(rules), order, Console())
+    if result.verdict is not Verdict.PASS:
+        raise typer.Exit(_FAILED)
 
 
 def visits(
@@ -44,3 +153,4 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this area."""
     app.command("visits")(visits)
     app.command("demo")(demo)
+    app.add_typer(evals, name="eval")

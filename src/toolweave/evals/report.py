@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from toolweave.evals.scorers import wilson
-from toolweave.evals.visit import Counts, Line, VisitResult, count
+from toolweave.evals.cases import HELD_OUT_LINES, Line
+from toolweave.evals.score import CLASSES, Counts, VisitResult, count
+from toolweave.evals.stats import wilson
 from toolweave.types import Lang
 
-_CLASSES = ("called", "right", "faithful", "stopped")
 _EXAMPLES = 8
 
 
@@ -64,28 +64,29 @@ def write_report(comparison: Comparison, output: Path) -> None:
 def print_visits(results: Sequence[VisitResult], console: Console) -> None:
     """Print the table of one model's visits."""
     table = Table(title="visits right (95 % interval)", title_justify="left")
-    for heading in ("visits", "lang", "right", *_CLASSES):
+    for heading in ("visits", "lang", "right", *CLASSES):
         table.add_column(heading)
     for lang in Lang:
         for line, counts in count(r for r in results if r.lang == lang).items():
             if counts.n:
-                table.add_row(line, lang, _rate(counts), *(f"{getattr(counts, name)}/{counts.n}" for name in _CLASSES))
+                table.add_row(line, lang, _rate(counts), *(f"{getattr(counts, name)}/{counts.n}" for name in CLASSES))
     console.print(table)
 
 
 def print_report(comparison: Comparison, console: Console) -> None:
     """Print the before/after table: right visits with Wilson 95 % intervals, and the four classes."""
     table = Table(title="visits right, before → after (95 % interval)", title_justify="left")
-    for heading in ("visits", "lang", "n", "base", "tuned", *_CLASSES):
+    for heading in ("visits", "lang", "n", "base", "tuned", *CLASSES):
         table.add_column(heading, justify="left" if heading in ("visits", "lang") else "right")
     for line, lang, base, tuned in _rows(comparison):
-        shares = [f"{getattr(tuned, name)}/{tuned.n}" for name in _CLASSES]
+        shares = [f"{getattr(tuned, name)}/{tuned.n}" for name in CLASSES]
         table.add_row(line, lang, str(tuned.n), _rate(base), _rate(tuned), *shares)
     console.print(table)
 
 
 def _lines(results: Sequence[VisitResult]) -> dict[str, dict[str, int]]:
-    return {line.value: counts.to_json() for line, counts in count(results).items()}
+    counts = count(results)
+    return {line.value: counts[line].to_json() for line in Line if line in HELD_OUT_LINES or counts[line].n}
 
 
 def _rows(comparison: Comparison) -> list[tuple[str, str, Counts, Counts]]:
@@ -106,11 +107,11 @@ def _rate(counts: Counts) -> str:
 
 
 def _html(comparison: Comparison) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("visits", "lang", "n", "base", "tuned", *_CLASSES))
+    head = "".join(f"<th>{name}</th>" for name in ("visits", "lang", "n", "base", "tuned", *CLASSES))
     body = ""
     for line, lang, base, tuned in _rows(comparison):
         cells = [line, lang, str(tuned.n), _rate(base), _rate(tuned)]
-        cells += [f"{getattr(tuned, name)}/{tuned.n}" for name in _CLASSES]
+        cells += [f"{getattr(tuned, name)}/{tuned.n}" for name in CLASSES]
         body += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
     plots = f'<img alt="visits right" src="{_png(_bars(comparison))}">'
     if comparison.loss_plot and comparison.loss_plot.is_file():
@@ -141,7 +142,7 @@ def _examples(comparison: Comparison) -> list[tuple[VisitResult, VisitResult]]:
 
 def _example(base: VisitResult, tuned: VisitResult) -> str:
     def side(name: str, result: VisitResult) -> str:
-        mark = "✓" if result.ok else "✗ " + ", ".join(c for c in _CLASSES if not getattr(result, c))
+        mark = "✓" if result.ok else "✗ " + ", ".join(c for c in CLASSES if not getattr(result, c))
         return f"<div><b>{name} {mark}</b><pre>{html.escape(result.transcript)}</pre></div>"
 
     title = html.escape(f"{tuned.line} · {tuned.query}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from toolweave.data.jsonl import write_jsonl
-from toolweave.evals.visit import Line, VisitResult
-from toolweave.types import Lang
+from toolweave.data.jsonl import read_jsonl, write_jsonl
+from toolweave.errors import DataError
+from toolweave.evals.cases import Line
+from toolweave.evals.score import VisitResult
+from toolweave.types import Json, Lang
 
 
 def save_results(path: Path, results: Iterable[VisitResult]) -> None:
@@ -18,9 +19,15 @@ def save_results(path: Path, results: Iterable[VisitResult]) -> None:
 
 
 def load_results(path: Path) -> list[VisitResult]:
-    """Read what `save_results` wrote."""
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [
-        VisitResult(**{**row, "line": Line(row["line"]), "lang": Lang(row["lang"]), "calls": tuple(row["calls"])})
-        for row in rows
-    ]
+    """Read what `save_results` wrote. Raises DataError naming file and line."""
+    results = []
+    for number, row in read_jsonl(path):
+        try:
+            lists: Json = {name: tuple(row[name]) for name in ("calls", "failures", "tools") if name in row}
+            named = {**row, **lists, "line": Line(row["line"]), "lang": Lang(row["lang"])}
+            results.append(VisitResult(**named))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}, line {number}: not a visit's result: {error}", "see toolweave eval run"
+            ) from error
+    return results

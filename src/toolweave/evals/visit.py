@@ -1,238 +1,193 @@
-"""Visits: one user query through RolePlay over HTTP, with recorded tool results, scored."""
+"""Running visits: one user query through RolePlay, with recorded or simulated tools, scored."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from toolweave.agents.loop import Answered, CallStarted, LimitReached, Observed
+from toolweave.agents.loop import Answered, CallStarted, LimitReached, LimitReason, Observed
 from toolweave.agents.role_play import RolePlay
-from toolweave.data.synthesize import Kind, held_out_episodes
-from toolweave.evals import scorers
+from toolweave.evals.cache import CountingClient, Metered, ReplyCache, Source
+from toolweave.evals.cases import Visit
+from toolweave.evals.score import Trace, VisitResult, score
 from toolweave.models.interface import Model
-from toolweave.tools.simulate import Recorded
-from toolweave.types import Episode, Lang, Message, ToolCall, Turn
+from toolweave.tools.base import BaseTool
+from toolweave.tools.simulate import Recorded, Simulated
+from toolweave.types import Episode, Message, ToolCall, Turn
 
 _MAX_CALLS = 5
 
 
-class Line(StrEnum):
-    """A line of the report."""
+class ToolMode(StrEnum):
+    """Where observations come from."""
 
-    SEEN_TOOLS = "seen_tools"
-    UNSEEN_TOOLS = "unseen_tools"
-    NO_CALL = "no_call"
-    TWO_CALL = "two_call"
-    FOLLOW_UP = "follow_up"
-    TOOL_ERROR = "tool_error"
-    MISSING = "missing_argument"
+    RECORDED = "recorded"
+    SIMULATED = "simulated"
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """A held-out visit: the last turn of `episode` is what is asked, earlier turns are history."""
+class History(StrEnum):
+    """Who answers the turns before the one under test."""
 
-    id: str
-    line: Line
-    episode: Episode
-
-    @property
-    def turn(self) -> Turn:
-        """The turn under test, with its expected calls and reference answer."""
-        return self.episode.turns[-1]
-
-    @property
-    def expected(self) -> tuple[ToolCall, ...]:
-        """The calls this visit needs."""
-        return tuple(step.call for step in self.turn.steps)
+    RECORDED = "recorded"
+    LIVE = "live"
 
 
 @dataclass(frozen=True, slots=True)
-class VisitResult:
-    """What happened on a visit and how it scored; the visit is right if all four hold."""
+class Plan:
+    """How visits are run. Trial t of a visit samples with seed + t; one trial at temperature 0 is greedy."""
 
-    id: str
-    line: Line
-    lang: Lang
-    called: bool
-    right: bool
-    faithful: bool
-    stopped: bool
-    query: str
-    calls: tuple[str, ...]
-    answer: str
-    transcript: str
-    reference: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether the visit is right."""
-        return self.called and self.right and self.faithful and self.stopped
-
-
-@dataclass(slots=True)
-class Counts:
-    """Counts of one line of the report: visits, right visits, and visits passing each class."""
-
-    n: int = 0
-    ok: int = 0
-    called: int = 0
-    right: int = 0
-    faithful: int = 0
-    stopped: int = 0
-
-    def add(self, result: VisitResult) -> None:
-        """Count one result."""
-        self.n += 1
-        for name in ("ok", "called", "right", "faithful", "stopped"):
-            setattr(self, name, getattr(self, name) + getattr(result, name))
-
-    def to_json(self) -> dict[str, int]:
-        """Return the counts by name."""
-        return asdict(self)
-
-
-@dataclass(slots=True)
-class _Trace:
-    """What the events of one visit leave behind."""
-
-    calls: list[ToolCall] = field(default_factory=list)
-    malformed: int = 0
-    observations: list[str] = field(default_factory=list)
-    answer: str = ""
-    stopped: bool = False
-
-
-def held_out_visits(limit: int | None = None) -> list[Visit]:
-    """Return the fixed held-out visits, or a fixed part of about `limit` with every line and language in it."""
-    visits = [Visit(f"{i:03d}", _line(episode), episode) for i, episode in enumerate(held_out_episodes())]
-    if limit is None or limit >= len(visits):
-        return visits
-    strata: dict[tuple[Line, Lang], list[Visit]] = {}
-    for visit in visits:
-        strata.setdefault((visit.line, visit.episode.lang), []).append(visit)
-    chosen: list[Visit] = []
-    for stratum in strata.values():
-        take = max(1, round(limit * len(stratum) / len(visits)))
-        chosen += [stratum[i * len(stratum) // take] for i in range(take)]
-    return sorted(chosen, key=lambda visit: visit.id)
-
-
-def _line(episode: Episode) -> Line:
-    kind = Kind(episode.meta["kind"])
-    if kind is not Kind.ONE_CALL:
-        return Line(kind)
-    return Line.UNSEEN_TOOLS if episode.meta["held_out_agent"] else Line.SEEN_TOOLS
+    tools: ToolMode = ToolMode.RECORDED
+    history: History = History.RECORDED
+    trials: int = 1
+    concurrency: int = 12
+    max_calls: int = _MAX_CALLS
+    """No visit needs more than three model calls; a model that makes five is lost."""
 
 
 def run_visits(
     visits: Sequence[Visit],
     llm: Mapping[str, Any],
     *,
-    concurrency: int = 12,
+    plan: Plan | None = None,
+    model_id: str | None = None,
+    cache: ReplyCache | None = None,
     done: Callable[[VisitResult], None] = lambda result: None,
 ) -> list[VisitResult]:
     """Run visits side by side against a server and score them; `done` hears of each as it ends.
 
-    Raises ServerError when the server cannot be reached.
+    `model_id` names the weights in `cache`; without it the server's address and model name do. Results come in the
+    order of visits, all trials of one visit together. Raises ServerError when the server cannot be reached.
     """
-    with ThreadPoolExecutor(concurrency) as pool:
+    plan = plan or Plan()
+    with _opened(cache) as replies, ThreadPoolExecutor(plan.concurrency) as pool:
+        sources = [_source(llm, trial, model_id) for trial in range(plan.trials)]
+        jobs = [(visit, trial) for visit in visits for trial in range(plan.trials)]
+        futures = [pool.submit(_run, visit, sources[trial], replies, plan, trial) for visit, trial in jobs]
         results = []
-        for result in pool.map(lambda visit: run_visit(visit, llm), visits):
-            done(result)
-            results.append(result)
+        try:
+            for future in futures:
+                results.append(future.result())
+                done(results[-1])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
         return results
 
 
-def run_visit(visit: Visit, llm: Mapping[str, Any] | Model) -> VisitResult:
-    """Run one visit through RolePlay; `llm` is its config, or a model to ask directly."""
-    episode, turn = visit.episode, visit.turn
-    recorded = {(step.call.name, _key(step.call)): step.observation for step in turn.steps}
-    tools = [
-        Recorded(spec, {arguments: text for (name, arguments), text in recorded.items() if name == spec.name})
-        for spec in episode.tools
-    ]
-    # No visit needs more than three model calls; a model that makes five is lost.
-    bot = RolePlay(tools, llm, episode.instruction, dialect=episode.meta["dialect"], max_calls=_MAX_CALLS)
-    trace, text = _Trace(), ""
-    history = [message for earlier in episode.turns[:-1] for message in _messages(earlier)]
-    for event in bot.run_events(turn.query, history=history, lang=episode.lang):
+def run_visit(visit: Visit, llm: Mapping[str, Any] | Model, plan: Plan | None = None) -> VisitResult:
+    """Run one visit; `llm` is a config, or a model to ask directly."""
+    source = _source(llm, 0, None) if isinstance(llm, Mapping) else Source(llm, "", {})
+    with ReplyCache(None) as cache:
+        return _run(visit, source, cache, plan or Plan(), 0, direct=not isinstance(llm, Mapping))
+
+
+def _source(llm: Mapping[str, Any], trial: int, model_id: str | None) -> Source:
+    settings = dict(llm.get("generate_cfg") or {})
+    if settings.get("temperature"):
+        settings["seed"] = int(settings.get("seed", 0)) + trial
+    elif trial:
+        # Greedy replies are all alike: asking again tests the server, and must not be answered from the cache.
+        settings["seed"] = trial
+    client = CountingClient({**llm, "generate_cfg": settings})
+    return Source(client, model_id or f"{client.base_url} {client.model}", settings)
+
+
+def _run(
+    visit: Visit, source: Source, cache: ReplyCache, plan: Plan, trial: int, *, direct: bool = False
+) -> VisitResult:
+    meter = Metered(source, cache)
+    model = source.model if direct else meter
+    turns = visit.episode.turns
+    played = turns if plan.history is History.LIVE else turns[-1:]
+    history = [message for turn in turns[: len(turns) - len(played)] for message in _messages(turn.query, turn.answer)]
+    result: VisitResult | None = None
+    for turn in played:
+        trace = _play(visit, turn, history, model, plan)
+        history = [*history, *_messages(turn.query, trace.answer)]
+        asked = visit if turn is turns[-1] else Visit(visit.id, visit.line, _up_to(visit, turn))
+        scored = score(asked, trace, trial)
+        result = scored if result is None else _both(result, scored)
+    assert result is not None  # noqa: S101  # an episode has a turn
+    return replace(
+        result,
+        seconds=sum(reply.seconds for reply in meter.replies),
+        model_calls=len(meter.replies),
+        prompt_tokens=sum(reply.prompt_tokens for reply in meter.replies),
+        completion_tokens=sum(reply.completion_tokens for reply in meter.replies),
+        cached=not direct and meter.made == 0,
+    )
+
+
+def _play(visit: Visit, turn: Turn, history: Sequence[Message], model: Model, plan: Plan) -> Trace:
+    episode = visit.episode
+    dialect = episode.meta.get("dialect", "v06")
+    bot = RolePlay(
+        _tools(visit, turn, plan.tools), model, episode.instruction, dialect=dialect, max_calls=plan.max_calls
+    )
+    trace = Trace()
+    events = bot.run_events(
+        turn.query, history=history, ref_doc=episode.knowledge, lang=episode.lang, append_files=turn.files
+    )
+    for event in events:
         match event:
-            case CallStarted(call=ToolCall() as call):
+            case CallStarted(call=call):
                 trace.calls.append(call)
-            case CallStarted():
-                trace.malformed += 1
             case Observed(observation=observation):
                 trace.observations.append(observation)
             case Answered(text=answer, finish_reason=reason):
                 trace.answer, trace.stopped = answer, reason == "stop"
-            case LimitReached(text=answer):
-                trace.answer = answer
+            case LimitReached(text=answer, reason=limit):
+                trace.answer, trace.repeated = answer, limit is LimitReason.IDENTICAL_CALL
             case _:
                 pass
-        text += event.visible
-    return score(visit, trace.calls, trace.malformed, trace.observations, trace.answer, trace.stopped, text)
+        trace.transcript += event.visible
+    return trace
 
 
-def score(
-    visit: Visit,
-    calls: Sequence[ToolCall],
-    malformed: int,
-    observations: Iterable[str],
-    answer: str,
-    stopped: bool,
-    transcript: str,
-) -> VisitResult:
-    """Score what happened on a visit."""
-    made = len(calls) + malformed
-    repeated = any(scorers.same_call(a, b) for i, a in enumerate(calls) for b in calls[:i])
-    return VisitResult(
-        id=visit.id,
-        line=visit.line,
-        lang=visit.episode.lang,
-        called=bool(made) == bool(visit.expected),
-        right=not malformed and scorers.same_calls(calls, visit.expected),
-        faithful=_faithful(visit, answer, observations),
-        stopped=stopped and not repeated,
-        query=visit.turn.query,
-        calls=tuple(f"{call.name} {call.arguments_json()}" for call in calls),
-        answer=answer,
-        transcript=transcript,
-        reference=visit.turn.answer,
+def _tools(visit: Visit, turn: Turn, mode: ToolMode) -> list[BaseTool]:
+    if mode is ToolMode.SIMULATED:
+        return [Simulated(spec) for spec in visit.episode.tools]
+    recorded = {(step.call.name, _key(step.call)): step.observation for step in turn.steps}
+    return [
+        Recorded(spec, {arguments: text for (name, arguments), text in recorded.items() if name == spec.name})
+        for spec in visit.episode.tools
+    ]
+
+
+def _up_to(visit: Visit, turn: Turn) -> Episode:
+    """Return the episode as if `turn` were the last; what it must state is known for the real last turn only."""
+    episode = visit.episode
+    at = next(index for index, other in enumerate(episode.turns) if other is turn)
+    return replace(episode, turns=episode.turns[: at + 1], meta={**episode.meta, "facts": None})
+
+
+def _both(first: VisitResult, last: VisitResult) -> VisitResult:
+    """Return the result of a conversation: right only if every turn is."""
+    return replace(
+        last,
+        **{name: getattr(first, name) and getattr(last, name) for name in ("called", "right", "faithful", "stopped")},
+        calls=(*first.calls, *last.calls),
+        transcript=f"{first.transcript}\n\n{last.query}\n{last.transcript}",
+        failures=tuple(dict.fromkeys((*first.failures, *last.failures))),
     )
 
 
-def _faithful(visit: Visit, answer: str, observations: Iterable[str]) -> bool:
-    episode = visit.episode
-    if not scorers.speaks(answer, episode.lang):
-        return False
-    if visit.line is Line.NO_CALL:
-        # Small talk may hold any number; only what it must say (its name) and made-up links count.
-        return scorers.states_facts(answer, episode.meta["facts"]) and "http" not in answer
-    sources = [visit.turn.query, *(earlier.query for earlier in episode.turns[:-1]), *observations]
-    if not scorers.invents_nothing(answer, sources):
-        return False
-    if visit.line is Line.TOOL_ERROR:
-        return scorers.admits_failure(answer)
-    if visit.line is Line.MISSING:
-        return scorers.asks(answer)
-    return scorers.states_facts(answer, episode.meta["facts"])
+@contextmanager
+def _opened(cache: ReplyCache | None) -> Iterator[ReplyCache]:
+    if cache is not None:
+        yield cache
+        return
+    with ReplyCache(None) as memory:
+        yield memory
 
 
-def count(results: Iterable[VisitResult]) -> dict[Line, Counts]:
-    """Count results by line of the report."""
-    lines = {line: Counts() for line in Line}
-    for result in results:
-        lines[result.line].add(result)
-    return lines
-
-
-def _messages(turn: Turn) -> list[Message]:
-    return [Message(role="user", content=turn.query), Message(role="assistant", content=turn.answer)]
+def _messages(query: str, answer: str) -> list[Message]:
+    return [Message(role="user", content=query), Message(role="assistant", content=answer)]
 
 
 def _key(call: ToolCall) -> str:

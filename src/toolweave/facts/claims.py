@@ -13,9 +13,10 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 _FAILURE = re.compile(
     r"抱歉|不好意思|对不起|失败|出错|错误|无法|未能|没能|没法|没有成功|不成功|暂时|问题|异常|超时|故障|不可用|"
-    r"没有(?:找到|查到)|"
+    r"没有(?:找到|查到|响应)|没响应|没[^，。]{0,2}成|再试|"
     r"sorry|apolog|fail|error|unable|could ?n[o']t|can ?not|can't|unfortunately|problem|went wrong|trouble|"
-    r"did ?n[o']t work|not (?:available|found|working)|unavailable|timed? ?out|no luck|hiccup|unsuccessful",
+    r"did ?n[o']t work|not (?:available|found|working)|unavailable|timed? ?out|no luck|hiccup|unsuccessful|"
+    r"n['o]t respond|no response|is down\b|try (?:it )?again",
     re.IGNORECASE,
 )
 _ASKING = re.compile(
@@ -56,22 +57,32 @@ _FAILED = _any(
     r"(?:request|connection|service|upstream) (?:timed out|failed|unavailable|refused)",
     r"\b(?:quota|rate limit) exceeded|internal server error|\b(?:401|403|404|429|500|502|503|504) [A-Z]",
     r"\b(?:permission denied|access denied|invalid api ?key|unauthori[sz]ed)\b",
+)  # In a short observation these words are the whole of it; in a long one they may stand in a text that was found.
+_SHORT = 160
+_FINE = _any(r"\"(?:ok|success)\"\s*:\s*true|\"error\w*\"\s*:\s*(?:null|\"\")", r"成功|success|\bdelivered\b")
+_FAILED_SHORT = _any(
+    r"无法|额度|余额不足|未找到|没有找到|不存在|已过期|无权|没有权限|拒绝|错误|失败|异常|超时|稍后再?试",
+    r"nothing matched|no (?:match|results?)\b|not found|exceeded|exhausted|refused|denied|expired|could not|cannot|"
+    r"unable|error|failed|time-?out|timed out|try again|unavailable|invalid|"
+    r"not (?:available|supported|permitted|allowed)",
 )
+
 # Classes whose groups exclude each other. In each group any word says the same, in either language.
 _CLASSES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("晴", "sunny", "clear sk", "clear weather"),
      ("雨", "rain", "shower", "drizzle", "thunderstorm"),
      ("雪", "snow", "sleet"), ("多云", "partly cloudy", "mostly cloudy"), ("阴", "overcast"),
      ("雾", "fog", "mist"), ("霾", "haz")),
-    (("打开", "开启", "开着", "已开", "turned on", "switched on", "is on"),
-     ("关闭", "关上", "关掉", "关着", "已关", "turned off", "switched off", "is off")),
+    (("打开", "开启", "开着", "已开", "turned on", "switched on", "is on", '"on"'),
+     ("关闭", "关上", "关掉", "关着", "已关", "没开", "没有开", "未开", "turned off", "switched off", "is off")),
     (("有货", "in stock"), ("缺货", "无货", "没货", "没有货", "售罄", "out of stock", "sold out")),
     (("已签收", "已送达", "delivered"), ("运输中", "派送中", "配送中", "在途", "in transit", "out for delivery"),
      ("未发货", "待发货", "not shipped", "not yet shipped")),
     (("上涨", "涨了", "上升", "rose", "gained", "is up"), ("下跌", "跌了", "下降", "fell", "dropped", "is down")),
     (("准点", "正点", "准时", "on time", "on schedule"), ("延误", "晚点", "delayed"),
      ("取消", "cancelled", "canceled")),
-    (("营业中", "正在营业", "开门", "open now", "is open"), ("已打烊", "关门", "休业", "closed")),
+    (("营业中", "正在营业", "开门", "open now", "is open"), ("已打烊", "关门", "休业", "closed", "shut")),
+    (("制冷", "cooling", "cool mode"), ("制热", "heating", "heat mode"), ("除湿", "dehumidif")),
     (("可用", "空闲", "available"), ("不可用", "已满", "已占用", "unavailable", "fully booked", "occupied")),
     (("锁上", "已锁", "上锁", "locked"), ("解锁", "未锁", "unlocked")),
     (("胜", "赢", " won", "beat"), ("输", "负于", " lost"), ("平局", "战平", "draw", "tied")),
@@ -93,7 +104,9 @@ def asks(answer: str) -> bool:
 
 def failed(observation: str) -> bool:
     """Tell whether an observation reports a failure of the tool."""
-    return bool(_FAILED.search(observation))
+    return bool(_FAILED.search(observation)) or (
+        len(observation) < _SHORT and bool(_FAILED_SHORT.search(observation)) and not _FINE.search(observation)
+    )
 
 
 def denial(answer: str, observations: Iterable[str]) -> str | None:

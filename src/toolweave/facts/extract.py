@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import re
 from collections.abc import Iterable
@@ -28,20 +29,40 @@ _DATES = tuple(
     )
 )
 _ZH_HALF = r"(?P<zh>凌晨|早上|清晨|早晨|上午|中午|下午|傍晚|晚上|夜里|晚)?\s?"
+_EN_HALF = r"(?P<en>[ap]\.?m\b\.?|in the (?:morning|afternoon|evening)\b|at night\b)"
 _CLOCKS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"{_ZH_HALF}(?<![\d:])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?::[0-5]\d)?(?![\d:])\s?(?P<en>[ap]\.?m\b\.?)?",
-        rf"{_ZH_HALF}(?<![\d.])(?P<hour>[01]?\d|2[0-4])\s?点(?:(?P<half>半)|(?P<quarter>[一三13])刻|(?P<minute>[0-5]?\d)分?(?!\d))",
+        rf"{_ZH_HALF}(?<!\d)(?<!\d:)(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?::[0-5]\d)?(?![\d:])\s?{_EN_HALF}?",
+        rf"{_ZH_HALF}(?<![\d.])(?P<hour>[01]?\d|2[0-4])\s?点(?:(?P<half>半)|(?P<quarter>[一三13])刻|零?(?P<minute>[0-5]?\d)分?(?!\d))",
         r"(?P<zh>凌晨|早上|清晨|早晨|上午|中午|下午|傍晚|晚上|夜里|晚)\s?(?P<hour>[01]?\d)\s?点",
-        r"(?<![\d:.])(?P<hour>1?\d)\s?(?P<en>[ap]\.?m\b\.?)",
+        rf"(?<![\d:.])(?P<hour>1?\d)\s?{_EN_HALF}",
     )
 )
+_PHONE = re.compile(r"(?<![\d-])(\d{3})[- ](\d{3,4})[- ](\d{4})(?![\d-])")
+_WEEKDAYS = tuple(
+    re.compile(rf"(?:周|星期|礼拜){zh}|\b{en}(?:day)?\b", re.IGNORECASE)
+    for zh, en in (
+        ("一", "mon"), ("二", "tue(?:s)?"), ("三", "wed(?:nes)?"), ("四", "thu(?:rs)?"), ("五", "fri"), ("六", "satur"),
+        ("[日天]", "sun"),
+    )
+)  # fmt: skip
+_RECKONS = re.compile(
+    r"共|合计|总|还差|还需|剩|相差|多|均|每|in all|total|more|left|remain|differ|each|over", re.IGNORECASE
+)
+_FAHRENHEIT = re.compile(r"°F|℉|华氏|Fahrenheit", re.IGNORECASE)
+_METRIC = re.compile(
+    r"[米克升]|公里|公斤|\b(?:kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?\b|\d\s?(?:k?m|k?g|m?l)\b", re.I
+)
+_FALLS = re.compile(r"跌|降|亏|减|低|down|fell|fall|drop|declin|lost|loss|lower|below|decreas", re.IGNORECASE)
 _LATE = ("中午", "下午", "傍晚", "晚上", "夜里", "晚")
 _CURRENCY = re.compile(r"\b(?:USD|RMB|CNY|EUR|GBP|HKD|JPY)(?=\s?\d)", re.IGNORECASE)
 _CODE = re.compile(r"(?<![A-Za-z])[A-Za-z]{1,12}[-_]?\d(?:[\w-]*(?:\.\d+)?)", re.ASCII)
 _NUMBERING = re.compile(r"(?m)^[ \t>*#-]*\d{1,2}(?:[.)](?!\d)|、)")
-_NUMBER = re.compile(r"(?:(?<![\w)\].])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:(?<![A-Za-z0-9_)\].])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+_ABOUT = r"(?:约|大概|差不多|将近|about|around|approximately|nearly|roughly|almost)"
+_CLOSE = Decimal("0.01")
+_FEW = 6
 _PLAIN = re.compile(r"[\s,./\-_*^，。、！？!?'\"“”‘’：:；;]")
 
 
@@ -80,6 +101,8 @@ class Facts:
     clocks: tuple[Clock, ...]
     urls: tuple[str, ...]
     codes: tuple[str, ...]
+    weekdays: frozenset[int]
+    """0 is Monday."""
 
     def all_numbers(self) -> frozenset[Decimal]:
         """Return every number a reader may find here, parts of dates and times among them."""
@@ -94,7 +117,7 @@ def extract(text: str) -> Facts:
     """Return the facts of a text in Chinese or English, prose or JSON."""
     urls = tuple(url.rstrip(".,;:!?*") for url in _URL.findall(text))
     rest, loose = digitise(_URL.sub(" ", text))
-    rest = _NUMBERING.sub(" ", _CURRENCY.sub(" ", rest))
+    rest = _PHONE.sub(r"\1\2\3", _NUMBERING.sub(" ", _CURRENCY.sub(" ", rest)))
     dates: list[Day] = []
     clocks: list[Clock] = []
     for pattern in _DATES:
@@ -104,7 +127,8 @@ def extract(text: str) -> Facts:
     codes = tuple(compact(code) for code in _CODE.findall(rest))
     rest = _CODE.sub(" ", rest)
     numbers = frozenset(Decimal(number.replace(",", "")) for number in _NUMBER.findall(rest))
-    return Facts(numbers, loose, tuple(dates), tuple(clocks), urls, codes)
+    weekdays = frozenset(number for number, pattern in enumerate(_WEEKDAYS) if pattern.search(text))
+    return Facts(numbers, loose, tuple(dates), tuple(clocks), urls, codes, weekdays)
 
 
 def unsupported(answer: str, sources: Iterable[str]) -> list[str]:
@@ -128,7 +152,11 @@ def unsupported(answer: str, sources: Iterable[str]) -> list[str]:
     missing += [
         code for code in claimed.codes if sum(map(str.isdigit, code)) > 1 and not any(code in text for text in plain)
     ]
-    missing += [_number_text(number) for number in sorted(claimed.numbers) if not _near(number, numbers, answer)]
+    if any(facts.weekdays for facts in known):
+        days = {day for facts in known for day in facts.weekdays} | {_weekday(date) for date in dates}
+        missing += [calendar.day_name[day] for day in sorted(claimed.weekdays - days)]
+    plausible = numbers | _derived(numbers, answer)
+    missing += [format(number, "f") for number in sorted(claimed.numbers) if not _near(number, plausible, answer)]
     return missing
 
 
@@ -142,7 +170,7 @@ def states(answer: str, fact: str) -> bool:
         return bool(wanted.loose) and wanted.loose <= given.all_numbers()
     plain = compact(digitise(answer)[0])
     return (
-        wanted.numbers <= given.all_numbers()
+        all(number in given.all_numbers() or _rounded(number, given.numbers, answer) for number in wanted.numbers)
         and all(any(date.same(other) for other in given.dates) for date in wanted.dates)
         and all(any(clock.same(other) for other in given.clocks) for clock in wanted.clocks)
         and all(url in answer for url in wanted.urls)
@@ -192,9 +220,9 @@ def _clock(match: re.Match[str]) -> Clock | None:
         minute = int(groups.get("minute") or 0)
     english, chinese = (groups.get("en") or "").lower(), groups.get("zh")
     known = bool(english or chinese) or hour > 12 or hour == 0
-    if english.startswith("p") or chinese in _LATE:
+    if english.startswith(("p", "in the a", "in the e", "at")) or chinese in _LATE:
         hour = hour + 12 if hour < 12 else hour
-    elif english.startswith("a") and hour == 12:
+    elif english and hour == 12:
         hour = 0
     return Clock(hour % 24 * 60 + minute, known)
 
@@ -207,12 +235,19 @@ def _any_day(date: Day, dates: list[Day], numbers: frozenset[Decimal]) -> bool:
 
 def _near(number: Decimal, numbers: frozenset[Decimal], answer: str) -> bool:
     """Tell whether a number is known, or is a known one rounded and said to be about right."""
-    if number in numbers:
-        return True
-    about = re.search(rf"(?:约|大概|左右|about|around|approximately|nearly|roughly)\D{{0,4}}{abs(number)}(?!\d)"
-                      rf"|{abs(number)}\D{{0,3}}(?:左右|上下)", digitise(answer)[0], re.IGNORECASE)  # fmt: skip
-    places = -int(number.as_tuple().exponent) if isinstance(number.as_tuple().exponent, int) else 0
-    return bool(about) and any(round(other, places) == number for other in numbers)
+    return number in numbers or any(_rounded(other, frozenset((number,)), answer) for other in numbers)
+
+
+def _rounded(exact: Decimal, said: frozenset[Decimal], answer: str) -> bool:
+    """Tell whether one of the numbers said is `exact`, rounded, with a word that says so."""
+    text = digitise(answer)[0]
+    for number in said:
+        places = -int(number.as_tuple().exponent)
+        if round(exact, places) == number or (number and abs(exact - number) / abs(number) < _CLOSE):
+            digits = re.escape(format(abs(number), "f"))
+            if re.search(rf"{_ABOUT}\D{{0,8}}{digits}(?!\d)|{digits}\D{{0,4}}(?:左右|上下)", text, re.IGNORECASE):
+                return True
+    return False
 
 
 def _lengths(text: str) -> frozenset[Decimal]:
@@ -237,5 +272,27 @@ def _date_text(date: Day) -> str:
     return (f"{date.year:04d}-" if date.year is not None else "") + f"{date.month:02d}-{date.day:02d}"
 
 
-def _number_text(number: Decimal) -> str:
-    return format(number, "f")
+def _weekday(date: Day) -> int | None:
+    try:
+        return None if date.year is None else calendar.weekday(date.year, date.month, date.day)
+    except ValueError:
+        return None
+
+
+def _derived(numbers: frozenset[Decimal], answer: str) -> frozenset[Decimal]:
+    """Return what reckoning with known numbers gives, where the answer shows that it reckons.
+
+    Sums, differences and halves, Celsius as Fahrenheit, kilometres as metres, a fall as a positive number.
+    """
+    found: set[Decimal] = set()
+    # Among many numbers, a sum or difference is found for almost anything.
+    if _RECKONS.search(answer) and len(numbers) <= _FEW:
+        found |= {value for a in numbers for b in numbers if a > b for value in (a + b, a - b)}
+        found |= {a / 2 for a in numbers}
+    if _FAHRENHEIT.search(answer):
+        found |= {round(a * 9 / 5 + 32, 0) for a in numbers}
+    if _METRIC.search(answer):
+        found |= {value for a in numbers for value in (a * 1000, a / 1000)}
+    if _FALLS.search(answer):
+        found |= {-a for a in numbers if a < 0}
+    return frozenset(found)

@@ -18,7 +18,10 @@ _ZH_UNIT = re.compile(
     r"页|篇|首|封|条|家|张|份|次|位|种|项|间|杯|片|倍|楼|层|站)"
 )
 _NOT_NUMBERS = ("万一", "千万", "百分", "十分", "一点", "一些", "一下", "一次", "一样", "一起", "一直")
-_MIXED = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s?(百万|千万|[百千万亿])(?!分)")
+_PRICE = re.compile(
+    r"([一二两三四五六七八九十百]+|\d+)块([一二三四五六七八九])[毛角]?([一二三四五六七八九])?分?(?=$|[^一二三四五六七八九十\w])"
+)
+_MIXED = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s?(百万|千万|[百千万亿])(?![分克米卡瓦帕])")
 _PERCENT = re.compile(r"百分之\s?(-?\d+(?:\.\d+)?)")
 
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
@@ -47,6 +50,7 @@ def digitise(text: str) -> tuple[str, frozenset[Decimal]]:
     """
     loose: set[Decimal] = set()
     text = text.translate(_WIDE).replace("零下", "负")
+    text = _PRICE.sub(_spoken_price, text)
     text = _ZH.sub(lambda match: _chinese(match, loose), text)
     text = _EN.sub(_noting(_english, loose), text)
     text = _MIXED.sub(lambda match: _plain(Decimal(match[1]) * _zh_scale(match[2])), text)
@@ -97,6 +101,12 @@ def _is_word(text: str, start: int) -> bool:
     if text.startswith("十分", start) and (text.startswith("十分钟", start) or text[max(0, start - 1)] == "点"):
         return False
     return any(text.startswith(word, start) for word in _NOT_NUMBERS)
+
+
+def _spoken_price(match: re.Match[str]) -> str:
+    """Turn 七块六毛五 into 7.65元."""
+    whole = match[1] if match[1].isdigit() else _read_chinese(match[1])
+    return match[0] if whole is None else f"{whole}.{_DIGITS[match[2]]}{_DIGITS[match[3]] if match[3] else ''}元"
 
 
 def _read_chinese(word: str) -> Decimal | None:
