@@ -20,7 +20,7 @@ import openai
 from toolweave.errors import DataError
 from toolweave.models.client import ModelClient
 from toolweave.models.interface import STOPPED, Model
-from toolweave.types import Json, Message
+from toolweave.types import Json, Message, ToolSpec
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -83,9 +83,10 @@ class Source:
     model_id: str
     settings: Mapping[str, Any]
 
-    def key(self, messages: Sequence[Message], stop: Sequence[str]) -> str:
+    def key(self, messages: Sequence[Message], stop: Sequence[str], tools: Sequence[ToolSpec]) -> str:
         """Return the name of a request in the cache."""
-        asked = [self.model_id, dict(self.settings), [dict(message) for message in messages], list(stop)]
+        asked: list[Any] = [self.model_id, dict(self.settings), [dict(message) for message in messages], list(stop)]
+        asked += [tool.openai() for tool in tools]
         return hashlib.sha256(json.dumps(asked, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
@@ -97,12 +98,14 @@ class Metered:
         self.made = 0
         self._source, self._cache = source, cache
 
-    def complete(self, messages: Sequence[Message], stop: Sequence[str]) -> Generator[str, None, str]:
+    def complete(
+        self, messages: Sequence[Message], stop: Sequence[str], tools: Sequence[ToolSpec] = ()
+    ) -> Generator[str, None, str]:
         """Yield the reply whole and return its finish reason."""
-        key = self._source.key(messages, stop)
+        key = self._source.key(messages, stop, tools)
         reply = self._cache.get(key)
         if reply is None:
-            reply = self._ask(messages, stop)
+            reply = self._ask(messages, stop, tools)
             self._cache.put(key, reply)
             self.made += 1
         self.replies.append(reply)
@@ -110,10 +113,10 @@ class Metered:
             yield reply.text
         return reply.finish
 
-    def _ask(self, messages: Sequence[Message], stop: Sequence[str]) -> CachedReply:
+    def _ask(self, messages: Sequence[Message], stop: Sequence[str], tools: Sequence[ToolSpec]) -> CachedReply:
         model = self._source.model
         started = time.monotonic()
-        text, finish = _drain(model.complete(messages, stop))
+        text, finish = _drain(model.complete(messages, stop, tools))
         seconds = time.monotonic() - started
         usage = model.usage() if isinstance(model, CountingClient) else (0, 0)
         return CachedReply(text, finish, seconds, *usage)

@@ -83,13 +83,12 @@ def model_hash(model: str) -> str:
 
     It covers weights, configuration, tokenizer and chat template, so a model trained again has another name.
     """
-    folder, gguf = resolve(model)
-    path = Path(folder)
-    if not path.is_dir():
+    found = resolve(model)
+    if not isinstance(found, Path):
         return model
-    patterns = (gguf,) if gguf else _WEIGHTS
+    files = {found} if found.is_file() else {file for pattern in _WEIGHTS for file in found.glob(pattern)}
     digest = hashlib.sha256()
-    for file in sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()}):
+    for file in sorted(file for file in files if file.is_file()):
         digest.update(file.name.encode())
         with file.open("rb") as content:
             while chunk := content.read(_CHUNK):

@@ -10,7 +10,7 @@ from toolweave.models.interface import STOPPED, Model
 from toolweave.traces.recorder import Recorder
 from toolweave.traces.store import TraceStore
 from toolweave.traces.trace import Exchange, ModelReply, Outcome
-from toolweave.types import Message
+from toolweave.types import Json, Message, ToolSpec
 
 _PATIENCE = 1.0
 
@@ -27,13 +27,15 @@ class RecordingModel:
         self._model = model
         self._source = source
 
-    def complete(self, messages: Sequence[Message], stop: Sequence[str]) -> Generator[str, None, str]:
+    def complete(
+        self, messages: Sequence[Message], stop: Sequence[str], tools: Sequence[ToolSpec] = ()
+    ) -> Generator[str, None, str]:
         """Yield the reply in pieces and return the finish reason; before it returns, the exchange is recorded."""
         started, begun = time.time(), time.perf_counter()
         pieces: list[str] = []
         first_token: float | None = None
         finish, outcome = "", Outcome.BROKEN_OFF
-        deltas = self._model.complete(messages, stop)
+        deltas = self._model.complete(messages, stop, tools)
         try:
             while True:
                 try:
@@ -53,7 +55,13 @@ class RecordingModel:
                 deltas.close()
             raise
         finally:
-            request = {"model": self.model, "messages": [dict(message) for message in messages], "stop": list(stop)}
+            request: Json = {
+                "model": self.model,
+                "messages": [dict(message) for message in messages],
+                "stop": list(stop),
+            }
+            if tools:
+                request["tools"] = [tool.openai() for tool in tools]
             latency = time.perf_counter() - begun
             reply = ModelReply("".join(pieces), finish_reason=finish)
             exchange = Exchange(request, reply, started, latency, first_token, outcome=outcome, source=self._source)
