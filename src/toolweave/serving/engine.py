@@ -1,8 +1,8 @@
 """The embedded engine: continuous batching over any transformers causal LM, with prefix reuse.
 
 One worker thread owns the model. Each step takes one new token of every running request and as many
-prompt tokens as fit, in one flat batch. Finished prompts stay in a radix tree; a later request only
-computes what is new, and requests on the same prefix read its keys and values together.
+prompt tokens as fit, in one flat batch. Finished prompts stay in a radix tree; a later request copies
+the keys and values that it shares and only computes what is new.
 """
 
 from __future__ import annotations
@@ -21,25 +21,23 @@ from transformers import PreTrainedConfig
 from toolweave.errors import ModelError, ServerError, ToolweaveError
 from toolweave.models.base_models import LoadedModel
 from toolweave.serving import attention
-from toolweave.serving.attention import Segment, Shared, Step
+from toolweave.serving.attention import Segment, Step
 from toolweave.serving.generation import FinishReason, Generation, Piece, RequestError, SamplingParams, TokenLogprob
 from toolweave.serving.guide import Guides
 from toolweave.serving.kv_cache import SlotCache
-from toolweave.serving.prefix_cache import Node, PrefixCache, common_length
+from toolweave.serving.prefix_cache import PrefixCache, common_length
 from toolweave.serving.text import TextStream
 
 _STEP_TOKENS = 1024  # of prompts in one step, so that a long prompt does not halt the others for long
-_SHARE_FROM = 64  # a shorter run of tokens is copied into the row: reading it apart costs more than it saves
+_WORTH_WAITING = 64  # tokens that another request computes now, so that this one need not
 
 
 @dataclass(slots=True)
 class _Row:
-    """A running request. Its row in the cache holds tokens base..computed, `node` the ones before."""
+    """A running request. Its row in the cache holds the first `computed` tokens."""
 
     generation: Generation
     tokens: list[int]
-    node: Node
-    base: int
     computed: int
     text: TextStream
     random: torch.Generator
@@ -183,15 +181,12 @@ class Engine:
             row = _Row(
                 generation,
                 list(prompt),
-                _worth_sharing(node),
-                base=_worth_sharing(node).end,
                 computed=node.end,
                 text=TextStream(self.template.tokenizer, generation.params.stop),
                 random=generation.params.generator(self.model.device),
             )
-            for part in node.path():
-                if part.end > row.base and part.kv is not None:
-                    self._cache.load(len(self._rows), part.end - len(part.ids) - row.base, part.kv)
+            for start, kv in node.pieces():
+                self._cache.load(len(self._rows), start, kv)
             self._rows.append(row)
             self._waiting.remove(generation)
 
@@ -200,7 +195,8 @@ class Engine:
         if self._prefixes.max_tokens == 0:
             return False
         return any(
-            row.prefilling and common_length(row.generation.prompt, prompt) >= known + _SHARE_FROM for row in self._rows
+            row.prefilling and common_length(row.generation.prompt, prompt) >= known + _WORTH_WAITING
+            for row in self._rows
         )
 
     def _step(self) -> None:
@@ -220,20 +216,12 @@ class Engine:
 
     def _advance(self, indices: Sequence[int]) -> None:
         """Run the model on the next tokens of some rows, and deliver what it says."""
-        segments, tokens, places, positions = self._schedule(indices)
-        rows = [segment.row for segment in segments for _ in range(segment.start, segment.stop)]
+        segments, tokens = self._schedule(indices)
         device = self.model.device
-        step = Step(
-            self._cache,
-            torch.tensor(rows, device=device),
-            torch.tensor(places, device=device),
-            tuple(segments),
-            tuple(self._shared(segments)),
-            self._decode_mask(places) if len(segments) == len(tokens) == len(self._rows) else None,
-        )
+        step = Step.of(self._cache, segments)
         logits: Tensor = self.model(
             input_ids=torch.tensor([tokens], device=device),
-            position_ids=torch.tensor([positions], device=device),
+            position_ids=step.places.unsqueeze(0),
             use_cache=False,
             logits_to_keep=torch.tensor([segment.stop - 1 for segment in segments], device=device),
             step=step,
@@ -260,7 +248,7 @@ class Engine:
         if row.prefilling:
             return None
         if was_prefilling:
-            self._keep_prompt(segment.row)
+            self._prefixes.insert(row.generation.prompt, lambda start, stop: self._cache.read(segment.row, start, stop))
         params, guide = row.generation.params, row.generation.guide
         allowed = logits if guide is None else guide.limit(logits)
         if params.temperature > 0:
@@ -272,12 +260,10 @@ class Engine:
         measured = None if params.logprobs is None else TokenLogprob.of(token, logits, params.logprobs)
         return self._deliver(row, token, measured)
 
-    def _schedule(self, indices: Sequence[int]) -> tuple[list[Segment], list[int], list[int], list[int]]:
-        """Return the segments of the next step, and the tokens, places in rows, and positions of its batch."""
+    def _schedule(self, indices: Sequence[int]) -> tuple[list[Segment], list[int]]:
+        """Return the segments of the next step and the tokens of its flat batch."""
         segments: list[Segment] = []
         tokens: list[int] = []
-        places: list[int] = []
-        positions: list[int] = []
         room = _STEP_TOKENS
         for index in indices:
             row = self._rows[index]
@@ -285,40 +271,9 @@ class Engine:
             if count == 0:
                 continue
             room -= count if row.prefilling else 0
-            stop = row.computed + count
-            segments.append(Segment(index, len(tokens), len(tokens) + count, row.computed - row.base))
-            tokens += row.tokens[row.computed : stop]
-            positions += range(row.computed, stop)
-            places += range(row.computed - row.base, stop - row.base)
-        self._cache.reserve(max(places) + 1)
-        return segments, tokens, places, positions
-
-    def _shared(self, segments: Sequence[Segment]) -> list[Shared]:
-        below: dict[Node, list[int]] = {}
-        for segment in segments:
-            for node in self._rows[segment.row].node.path():
-                below.setdefault(node, []).extend(range(segment.start, segment.stop))
-        device = self.model.device
-        return [Shared(node.kv, torch.tensor(who, device=device)) for node, who in below.items() if node.kv is not None]
-
-    def _decode_mask(self, places: Sequence[int]) -> Tensor:
-        """Return the additive mask [rows, 1, 1, L] of rows whose newest token is at `places`."""
-        newest = torch.tensor(places, device=self.model.device)
-        ahead = torch.arange(max(places) + 1, device=self.model.device) > newest[:, None, None, None]
-        return torch.zeros_like(ahead, dtype=self.model.dtype).masked_fill_(ahead, -torch.inf)
-
-    def _keep_prompt(self, index: int) -> None:
-        """Put a computed prompt into the tree, and let its request read from there, with the others."""
-        row = self._rows[index]
-        base = row.base
-        pinned = {node for other in self._rows for node in other.node.path()}
-        node = self._prefixes.insert(
-            row.generation.prompt, lambda start, stop: self._cache.read(index, start - base, stop - base), pinned
-        )
-        shared = _worth_sharing(node)
-        if shared.end > base:
-            self._cache.drop_front(index, shared.end - base, row.computed - base)
-            row.node, row.base = shared, shared.end
+            segments.append(Segment(index, len(tokens), len(tokens) + count, row.computed))
+            tokens += row.tokens[row.computed : row.computed + count]
+        return segments, tokens
 
     def _deliver(self, row: _Row, token: int, measured: TokenLogprob | None) -> FinishReason | None:
         """Take a new token and deliver its text; return the reason if the reply ends with it."""
@@ -347,15 +302,8 @@ class Engine:
         last = self._rows.pop()
         if last is not row:
             self._rows[index] = last
-            self._cache.move(len(self._rows), index, last.computed - last.base)
+            self._cache.move(len(self._rows), index, last.computed)
         row.generation.end(how)
-
-
-def _worth_sharing(node: Node) -> Node:
-    """Return the deepest node of the path that is long enough to be read apart from the rows."""
-    while node.parent is not None and len(node.ids) < _SHARE_FROM:
-        node = node.parent
-    return node
 
 
 def _explained(error: Exception) -> ToolweaveError:
