@@ -129,7 +129,8 @@ def test_a_full_queue_is_told_before_the_prompt_is_read() -> None:
     with served(engine, limits=Limits(max_queue=1)) as url, httpx.Client(base_url=url) as client:
         chat = "/v1/chat/completions"
         with client.stream("POST", chat, json=body(stream=True, max_tokens=4000)) as first:
-            next(first.iter_lines())
+            lines = first.iter_lines()
+            next(lines)
             with client.stream("POST", chat, json=body(stream=True, max_tokens=4000)) as second:
                 wait_until(lambda: engine.waiting == 1)
                 prompts = len(engine.prompts)
