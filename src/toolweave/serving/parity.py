@@ -7,6 +7,7 @@ from pathlib import Path
 
 import openai
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from toolweave.errors import ModelError
 from toolweave.models.base_models import load
@@ -53,11 +54,18 @@ def run_parity(
     finally:
         engine.close()
     for path in gguf:
-        loaded = load(str(path), torch.float32)
-        reply = _canonical(greedy(loaded.model, template, MAX_TOKENS), template)
+        reply = _canonical(greedy(_from_gguf(path), template, MAX_TOKENS), template)
         yield compare(path.name, requests, expected, reply, template)
     for api_base in api_bases:
         yield compare(api_base, requests, expected, _served(api_base, template), template)
+
+
+def _from_gguf(path: Path) -> PreTrainedModel:
+    """Read the weights back. The chat template in the file is for others: transformers does not read it."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        str(path.parent), gguf_file=path.name, dtype=torch.float32
+    )
+    return model.eval()
 
 
 def _canonical(reply: Reply, template: ChatTemplate) -> Reply:
