@@ -18,7 +18,7 @@ from toolweave.types import Lang, Message, ToolCall, ToolSpec
 
 _SYSTEM = ("system", "developer")
 _TOOL_LINE = re.compile(
-    r"^(?P<name>\S+): (?P=name) API[。.](?P<description>.*?)(?:输入参数|Parameters): (?=\{)", re.MULTILINE
+    r"^(?P<name>\S+): (?P=name) API(?:。|\. )(?P<description>.*?) (?:输入参数|Parameters): (?=\{)", re.MULTILINE
 )
 _DECODER = json.JSONDecoder()
 
