@@ -103,7 +103,7 @@ def step_attention(
 
 
 def _decode(q: Tensor, step: Step, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """One token a row, q [n, H, D]: all slots at once as they lie in the cache, the ones without a token for nothing."""
+    """One token a row, q [n, H, D]: all slots at once as they lie in the cache, those without a token for nothing."""
     slots, length = step.mask.shape[0], step.mask.shape[-1]
     rows = step.rows[step.decoded]
     # The query heads of a group become rows, so that no key is copied.
