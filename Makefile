@@ -8,12 +8,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test test-vllm check format bench clean
 
 help:
 	@echo "make setup   install everything into .venv"
 	@echo "make demo    fine-tune, serve and evaluate the embedded model, before and after"
 	@echo "make test    make check, then the tests"
+	@echo "make test-vllm  the real vLLM (3.4 GB): curl, parity"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix the code"
 	@echo "make bench   time prefix-tree training against one sample at a time"
@@ -38,6 +39,10 @@ demo: setup
 
 test: check
 	$(BIN)/pytest
+
+# Installs the real vLLM for CPUs (3.4 GB) into an environment of its own, once.
+test-vllm: setup
+	$(BIN)/pytest tests/vllm --timeout 1800
 
 check: setup
 	$(BIN)/ruff check

@@ -29,6 +29,7 @@ from toolweave.models.base_models import LoadedModel
 from toolweave.models.template import ChatTemplate
 from toolweave.serving import Engine, FinishReason, RequestError, SamplingParams, create_app, deploy
 from toolweave.serving import engine as engine_module
+from toolweave.serving.generation import TokenLogprob
 from toolweave.serving.text import TextStream
 from toolweave.types import Message
 from toolweave.weights.manifest import Manifest
@@ -144,9 +145,9 @@ def tokens_of(engine: Engine, wanted: list[Ids], monkeypatch: pytest.MonkeyPatch
     seen: dict[int, Ids] = {}
     deliver = engine._deliver
 
-    def record(row: engine_module._Row, token: int) -> FinishReason | None:
+    def record(row: engine_module._Row, token: int, measured: TokenLogprob | None) -> FinishReason | None:
         seen.setdefault(id(row.generation), []).append(token)
-        return deliver(row, token)
+        return deliver(row, token, measured)
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_deliver", record)
@@ -284,11 +285,11 @@ def test_the_context_ends_a_reply(talker: LoadedModel, monkeypatch: pytest.Monke
 def test_a_failing_model_ends_its_requests_not_the_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = TEMPLATE.prompt_ids(chat("hi"))
 
-    def fail() -> None:
+    def fail(indices: object) -> None:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_step", fail)
+        patch.setattr(engine, "_advance", fail)
         with pytest.raises(ServerError, match="out of memory"):
             "".join(engine.submit(prompt))
     assert "".join(engine.submit(prompt)) == REPLIES["hi"]
@@ -435,7 +436,7 @@ def test_models_and_health(client: openai.OpenAI, url: str) -> None:
     assert [model.id for model in models] == ["models/tiny", "tiny"]
     assert models[0].model_extra is not None
     assert models[0].model_extra["dialect"] == "v06"
-    assert httpx.get(f"{url}/health").json() == {"status": "ok", "running": 0}
+    assert httpx.get(f"{url}/health").json() == {"status": "ok", "running": 0, "waiting": 0}
 
 
 @pytest.mark.parametrize(
@@ -452,7 +453,8 @@ def test_models_and_health(client: openai.OpenAI, url: str) -> None:
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"stop": 5}, "stop"),
         ({"stream": "yes"}, "stream"),
-        ({"n": 2}, "n is 2"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
         ({"messages": [{"role": "user", "content": "long " * 500}]}, "tokens; at most 2047 fit"),
     ],
 )
@@ -508,10 +510,10 @@ def test_a_client_that_goes_away_frees_its_place(
 def test_an_error_while_streaming_ends_the_stream(talker: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine_on(talker) as engine, served(engine) as url:
 
-        def fail() -> None:
+        def fail(indices: object) -> None:
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(engine, "_step", fail)
+        monkeypatch.setattr(engine, "_advance", fail)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
             with pytest.raises(openai.APIError, match="out of memory"):
                 list(client.chat.completions.create(model="tiny", messages=chat("hi"), stream=True))

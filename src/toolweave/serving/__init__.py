@@ -2,6 +2,7 @@
 
 from toolweave.serving.app import create_app
 from toolweave.serving.engine import Engine
+from toolweave.serving.gatekeeper import Limits
 from toolweave.serving.generation import FinishReason, Generation, RequestError, SamplingParams, Usage
 from toolweave.serving.server import deploy
 
@@ -9,6 +10,7 @@ __all__ = [
     "Engine",
     "FinishReason",
     "Generation",
+    "Limits",
     "RequestError",
     "SamplingParams",
     "Usage",

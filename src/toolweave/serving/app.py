@@ -2,118 +2,64 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import PurePath
-from typing import TypeVar
+from collections.abc import Sequence
 
-import anyio
-from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from toolweave.dialects import Dialect, get_dialect
 from toolweave.errors import ModelError, ToolweaveError
 from toolweave.serving.engine import Engine
-from toolweave.serving.generation import Generation, RequestError
-from toolweave.serving.protocol import (
-    ChatRequest,
-    CompletionRequest,
-    Reply,
-    SamplingDefaults,
-    error_json,
-)
+from toolweave.serving.gatekeeper import Gatekeeper, Limits, QueueFullError
+from toolweave.serving.generation import DeadlineError, RequestError
+from toolweave.serving.guide import GuideError
+from toolweave.serving.metrics import CONTENT_TYPE
+from toolweave.serving.protocol import ChatRequest, CompletionRequest
+from toolweave.serving.replies import error_json
+from toolweave.serving.service import Service
 from toolweave.types import Json
 
+DEFAULT_DIALECT = "agentfabric-v07"
 _INVALID = "invalid_request_error"
-_MAX_CONNECTIONS = 512  # each open reply waits in a thread of its own
-T = TypeVar("T")
 
 
-class _Service:
-    """Turns requests into generations and generations into responses."""
-
-    def __init__(self, engine: Engine, model_name: str) -> None:
-        self.engine = engine
-        self.names = tuple(dict.fromkeys((model_name, PurePath(model_name).name)))
-        self._threads = anyio.CapacityLimiter(_MAX_CONNECTIONS)
-        self._defaults = _sampling_defaults(engine)
-
-    async def answer(self, request: Request, body: ChatRequest | CompletionRequest) -> Response:
-        self._check(body)
-        generation = await self._in_thread(lambda: self._submit(body))
-        reply = Reply(body.model or self.names[0], chat=isinstance(body, ChatRequest))
-        if body.stream:
-            events = self._events(generation, reply, usage=body.wants_usage)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        text = await self._whole(request, generation)
-        return JSONResponse(reply.whole(text, generation.finish_reason, generation.usage))
-
-    def _check(self, body: ChatRequest | CompletionRequest) -> None:
-        if body.model is not None and body.model not in self.names:
-            raise HTTPException(404, f"the model {body.model!r} is not served here; this server has {self.names[0]!r}")
-        if body.n not in (None, 1):
-            raise RequestError(f"n is {body.n}; one reply a request (n = 1) is supported")
-
-    def _submit(self, body: ChatRequest | CompletionRequest) -> Generation:
-        template = self.engine.template
-        if isinstance(body, ChatRequest):
-            ids = template.prompt_ids([message.to_message() for message in body.messages])
-        else:
-            ids = list(template.tokenizer(body.text)["input_ids"])
-        return self.engine.submit(ids, body.sampling(self._defaults))
-
-    async def _whole(self, request: Request, generation: Generation) -> str:
-        """Return the whole text; give the generation up when the client goes away."""
-
-        async def watch() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            generation.cancel()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            try:
-                # An error must leave the task group as itself, not inside a group of errors.
-                outcome = await self._in_thread(lambda: _outcome(generation))
-            finally:
-                generation.cancel()
-            tasks.cancel_scope.cancel()
-        if isinstance(outcome, ToolweaveError):
-            raise outcome
-        return outcome
-
-    async def _events(self, generation: Generation, reply: Reply, *, usage: bool) -> AsyncIterator[str]:
-        deltas = iter(generation)
-        try:
-            yield _event(reply.chunk("", first=True))
-            while (delta := await self._in_thread(lambda: next(deltas, None))) is not None:
-                yield _event(reply.chunk(delta))
-            yield _event(reply.chunk(None, finish_reason=generation.finish_reason))
-            if usage:
-                yield _event(reply.usage(generation.usage))
-        except ToolweaveError as error:
-            yield _event(error_json(str(error), kind="server_error"))
-        finally:
-            generation.cancel()
-        yield "data: [DONE]\n\n"
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await run_sync(work, abandon_on_cancel=True, limiter=self._threads)
-
-
-def create_app(engine: Engine, model_name: str, dialect: str | None = None) -> FastAPI:
+def create_app(
+    engine: Engine,
+    model_name: str,
+    dialect: str | None = None,
+    *,
+    limits: Limits | None = None,
+    guided_calls: bool = False,
+) -> FastAPI:
     """Return the server of one model. It answers to `model_name` and its last path component.
 
-    `dialect` is told to clients in /v1/models: the prompt format that the model was tuned on.
+    `dialect` is the prompt format that the model was tuned on: requests with `tools` are written, and calls read,
+    in it, and /v1/models tells it to clients. `guided_calls` limits calls to the tools offered.
     """
-    app = FastAPI(title="toolweave", docs_url=None, redoc_url=None)
-    service = _Service(engine, model_name)
+    app = FastAPI(title="toolweave", docs_url=None, redoc_url=None, openapi_url=None)
+    limits = limits or Limits()
+    service = Service(engine, model_name, _dialect(dialect), limits, guided_calls=guided_calls)
+    app.add_middleware(
+        Gatekeeper, limits=limits, answered=lambda status: service.metrics.requests.labels(str(status)).inc()
+    )
+    if limits.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=limits.allowed_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    if limits.allowed_hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=limits.allowed_hosts, www_redirect=False)
 
     @app.get("/health")
     async def health() -> Json:
-        return {"status": "ok", "running": engine.running}
+        return {"status": "ok", "running": engine.running, "waiting": engine.waiting}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
     async def models() -> Json:
@@ -135,36 +81,28 @@ def create_app(engine: Engine, model_name: str, dialect: str | None = None) -> F
 
     @app.exception_handler(ToolweaveError)
     async def refused(_: Request, error: ToolweaveError) -> JSONResponse:
-        if isinstance(error, RequestError | ModelError):
+        if isinstance(error, QueueFullError):
+            body = error_json(str(error), kind="rate_limit_error", code="queue_full")
+            return JSONResponse(body, 429, headers={"retry-after": str(error.retry_after)})
+        if isinstance(error, RequestError | ModelError | GuideError):
             return JSONResponse(error_json(str(error), kind=_INVALID), 400)
-        return JSONResponse(error_json(str(error), kind="server_error"), 500)
+        status = 504 if isinstance(error, DeadlineError) else 500
+        return JSONResponse(error_json(str(error), kind="server_error"), status)
+
+    @app.exception_handler(RecursionError)
+    async def too_deep(_: Request, error: RecursionError) -> JSONResponse:
+        return JSONResponse(error_json("the request is nested too deep", kind=_INVALID), 400)
 
     @app.exception_handler(HTTPException)
     async def failed(_: Request, error: HTTPException) -> JSONResponse:
-        code = "model_not_found" if "model" in error.detail else None
+        code = "model_not_found" if error.status_code == 404 and "model" in error.detail else None
         return JSONResponse(error_json(error.detail, kind=_INVALID, code=code), error.status_code)
 
     return app
 
 
-def _sampling_defaults(engine: Engine) -> SamplingDefaults:
-    config = engine.model.generation_config
-    if not config.do_sample:
-        return SamplingDefaults()
-    given = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
-    sampled = SamplingDefaults(temperature=1.0).model_dump() | {k: v for k, v in given.items() if v is not None}
-    return SamplingDefaults.model_validate(sampled, strict=False)
-
-
-def _outcome(generation: Generation) -> str | ToolweaveError:
-    try:
-        return "".join(generation)
-    except ToolweaveError as error:
-        return error
-
-
-def _event(body: Json) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+def _dialect(name: str | None) -> Dialect:
+    return get_dialect(name or DEFAULT_DIALECT)
 
 
 def _explain(errors: Sequence[Json]) -> tuple[str | None, str]:

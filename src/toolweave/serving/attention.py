@@ -1,8 +1,7 @@
 """Attention of one engine step: a flat batch of tokens of many requests, each after its own past.
 
-The past of a token is the shared prefixes its request refers to and the request's own row in the
-slot cache. A shared prefix is read once for all requests on it; the parts are merged by their
-log-sum-exp. Registered with transformers' attention interface, so it serves every model that uses it.
+Requests that get one token each are attended to together; a piece of a prompt is attended to by itself.
+Registered with transformers' attention interface, so it serves every model that uses it.
 """
 
 from __future__ import annotations
@@ -30,27 +29,42 @@ class Segment(NamedTuple):
     past: int
 
 
-class Shared(NamedTuple):
-    """A prefix [layers, 2, kv_heads, L, D] and the tokens [n] of the flat batch that come after it."""
-
-    kv: Tensor
-    tokens: Tensor
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
     """What the tokens of one forward pass attend to.
 
-    `rows` and `places` [T] say where each token's key and value go. `mask` [rows, 1, 1, L] is there
-    only when every row gets exactly one token: then all rows are attended to at once.
+    `rows` and `places` [T] say where each token's key and value go. `prompts` are the segments of more
+    than one token; the tokens [n] at `decoded` are alone in their rows, and `mask` [slots, 1, 1, L] hides
+    from each slot what is not of its request.
     """
 
     cache: SlotCache
     rows: Tensor
     places: Tensor
-    segments: tuple[Segment, ...]
-    shared: tuple[Shared, ...]
-    mask: Tensor | None
+    prompts: tuple[Segment, ...]
+    decoded: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, cache: SlotCache, segments: list[Segment]) -> Step:
+        """Make room in the cache for the segments' tokens, and prepare their step."""
+        device, dtype = cache.layers[0].device, cache.layers[0].dtype
+        rows = [segment.row for segment in segments for _ in range(segment.start, segment.stop)]
+        places = [place for s in segments for place in range(s.past, s.past + s.stop - s.start)]
+        cache.reserve(max(places) + 1)
+        alone = [segment for segment in segments if segment.stop - segment.start == 1]
+        length = max((segment.past for segment in alone), default=0) + 1
+        newest = torch.zeros(max((segment.row for segment in alone), default=-1) + 1, dtype=torch.long)
+        newest[[segment.row for segment in alone]] = torch.tensor([segment.past for segment in alone], dtype=torch.long)
+        hidden = torch.arange(length) > newest[:, None, None, None]
+        return cls(
+            cache,
+            torch.tensor(rows, device=device),
+            torch.tensor(places, device=device),
+            tuple(segment for segment in segments if segment.stop - segment.start > 1),
+            torch.tensor([segment.start for segment in alone], dtype=torch.long, device=device),
+            torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf).to(device),
+        )
 
 
 def step_attention(
@@ -75,32 +89,28 @@ def step_attention(
     step.cache.write(layer, step.rows, step.places, key, value)
     keys, values = step.cache.layers[layer]
     q = query[0].transpose(0, 1)
-    if step.mask is not None:
-        out, lse = _decode(q, keys, values, step.mask, scale)
-    else:
-        out, lse = q.new_empty(q.shape, dtype=torch.float32), q.new_empty(q.shape[:2], dtype=torch.float32)
-        for row, start, stop, past in step.segments:
-            own = slice(start, stop)
-            if stop - start == 1:
-                part, part_lse = _after(q[own], keys[row, :, : past + 1], values[row, :, : past + 1], scale)
-            else:
-                part, part_lse = _causal(q[own], key[:, :, own], value[:, :, own], scale)
-                if past:
-                    _merge(part, part_lse, *_after(q[own], keys[row, :, :past], values[row, :, :past], scale))
-            out[own], lse[own] = part, part_lse
-    for kv, tokens in step.shared:
-        part, part_lse = out[tokens], lse[tokens]
-        _merge(part, part_lse, *_after(q[tokens], kv[layer, 0], kv[layer, 1], scale))
-        out[tokens], lse[tokens] = part, part_lse
-    return out.to(query.dtype).unsqueeze(0), None
+    out = torch.empty_like(q)
+    if len(step.decoded):
+        out[step.decoded] = _decode(q[step.decoded], step, keys, values, scale)
+    for row, start, stop, past in step.prompts:
+        own = slice(start, stop)
+        part, lse = _causal(q[own], key[:, :, own], value[:, :, own], scale)
+        if past:
+            earlier, earlier_lse = _after(q[own], keys[row, :, :past], values[row, :, :past], scale)
+            part.lerp_(earlier, torch.sigmoid(earlier_lse - lse).unsqueeze(-1))
+        out[own] = part
+    return out.unsqueeze(0), None
 
 
-def _decode(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """One token a row: fold the query heads of a group into rows, so that no key is copied."""
-    rows, length = mask.shape[0], mask.shape[-1]
-    folded = q.reshape(rows, keys.shape[1], -1, q.shape[-1])
-    o, lse = _attend(folded, keys[:rows, :, :length], values[:rows, :, :length], scale, mask=mask)
-    return o.reshape(q.shape), lse.reshape(q.shape[:2])
+def _decode(q: Tensor, step: Step, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """One token a row, q [n, H, D]: all slots at once as they lie in the cache, those without a token for nothing."""
+    slots, length = step.mask.shape[0], step.mask.shape[-1]
+    rows = step.rows[step.decoded]
+    # The query heads of a group become rows, so that no key is copied.
+    folded = q.new_zeros((slots, keys.shape[1], q.shape[1] // keys.shape[1], q.shape[2]))
+    folded[rows] = q.view(len(q), *folded.shape[1:])
+    out, _ = _attend(folded, keys[:slots, :, :length], values[:slots, :, :length], scale, mask=step.mask)
+    return out[rows].view(q.shape).to(q.dtype)
 
 
 def _after(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -135,12 +145,6 @@ def _attend(
         ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(ahead, -torch.inf)
     return scores.softmax(-1) @ v, scores.logsumexp(-1)
-
-
-def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
-    """Merge attention over further keys into `out` [T, H, D] and `lse` [T, H], in place."""
-    out.lerp_(part, torch.sigmoid(part_lse - lse).unsqueeze(-1))
-    torch.logaddexp(lse, part_lse, out=lse)
 
 
 AttentionInterface.register(NAME, step_attention)

@@ -1,8 +1,8 @@
 """The embedded engine: continuous batching over any transformers causal LM, with prefix reuse.
 
 One worker thread owns the model. Each step takes one new token of every running request and as many
-prompt tokens as fit, in one flat batch. Finished prompts stay in a radix tree; a later request only
-computes what is new, and requests on the same prefix read its keys and values together.
+prompt tokens as fit, in one flat batch. Finished prompts stay in a radix tree; a later request copies
+the keys and values that it shares and only computes what is new.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ from transformers import PreTrainedConfig
 from toolweave.errors import ModelError, ServerError, ToolweaveError
 from toolweave.models.base_models import LoadedModel
 from toolweave.serving import attention
-from toolweave.serving.attention import Segment, Shared, Step
-from toolweave.serving.generation import FinishReason, Generation, RequestError, SamplingParams
+from toolweave.serving.attention import Segment, Step
+from toolweave.serving.generation import FinishReason, Generation, Piece, RequestError, SamplingParams, TokenLogprob
+from toolweave.serving.guide import Guides
 from toolweave.serving.kv_cache import SlotCache
-from toolweave.serving.prefix_cache import Node, PrefixCache, common_length
+from toolweave.serving.prefix_cache import PrefixCache, common_length
 from toolweave.serving.text import TextStream
 
 _STEP_TOKENS = 1024  # of prompts in one step, so that a long prompt does not halt the others for long
-_SHARE_FROM = 64  # a shorter run of tokens is copied into the row: reading it apart costs more than it saves
+_WORTH_WAITING = 64  # tokens that another request computes now, so that this one need not
 
 
 @dataclass(slots=True)
 class _Row:
-    """A running request. Its row in the cache holds tokens base..computed, `node` the ones before."""
+    """A running request. Its row in the cache holds the first `computed` tokens."""
 
     generation: Generation
     tokens: list[int]
-    node: Node
-    base: int
     computed: int
     text: TextStream
     random: torch.Generator
@@ -62,10 +61,11 @@ class Engine:
         self.model, self.template = loaded
         config = self.model.config.get_text_config()
         self.max_length = _usable_length(config, max_length)
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._cache = SlotCache(config, max_batch, self.max_length, self.model.device, self.model.dtype)
         self._prefixes = PrefixCache(cache_tokens)
         self._end_ids = {self.template.end_id, *_ids(getattr(self.model.generation_config, "eos_token_id", None))}
+        self._guides = Guides(self.template.tokenizer, config.vocab_size, sorted(self._end_ids))
         self._rows: list[_Row] = []
         self._waiting: deque[Generation] = deque()
         self._inbox: SimpleQueue[Generation | None] = SimpleQueue()
@@ -81,8 +81,29 @@ class Engine:
         """How many requests hold a place in the batch now."""
         return len(self._rows)
 
-    def submit(self, prompt_ids: Sequence[int], params: SamplingParams | None = None) -> Generation:
-        """Start a request. Raises RequestError for an empty or too long prompt, ServerError when closed."""
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a place."""
+        return len(self._waiting) + self._inbox.qsize()
+
+    @property
+    def cached_tokens(self) -> int:
+        """How many prompt tokens are kept for reuse now."""
+        return self._prefixes.tokens
+
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        grammar: str | None = None,
+        seconds: float | None = None,
+    ) -> Generation:
+        """Start a request. `grammar` (llguidance's Lark) limits the reply, `seconds` its time.
+
+        Raises RequestError for an empty or too long prompt, GuideError for a grammar that cannot be followed,
+        ServerError when closed.
+        """
         if not prompt_ids:
             raise RequestError("the prompt is empty")
         if len(prompt_ids) > self.max_length - 1:
@@ -91,7 +112,8 @@ class Engine:
                 f"as prompt and reply together have {self.max_length}",
                 "shorten the history or the knowledge",
             )
-        generation = Generation(prompt_ids, params or SamplingParams())
+        guide = self._guides.start(grammar) if grammar else None
+        generation = Generation(prompt_ids, params or SamplingParams(), guide, seconds)
         with self._lock:
             if self._closed:
                 raise ServerError("the engine is closed")
@@ -110,12 +132,12 @@ class Engine:
     def _run(self) -> None:
         while self._receive():
             try:
-                self._drop_cancelled()
+                self._drop_given_up()
                 self._admit()
                 if self._rows:
                     self._step()
             except Exception as error:  # whatever a model raises ends its requests, not the server
-                self._fail(error if isinstance(error, ToolweaveError) else ServerError(f"the model failed: {error}"))
+                self._fail(_explained(error))
         self._fail(ServerError("the engine was closed"))
 
     def _receive(self) -> bool:
@@ -136,16 +158,19 @@ class Engine:
         self._waiting.clear()
         self._rows.clear()
 
-    def _drop_cancelled(self) -> None:
-        for generation in [waiting for waiting in self._waiting if waiting.cancelled]:
-            self._waiting.remove(generation)
-            generation.end(FinishReason.CANCELLED)
-        for row in [row for row in self._rows if row.generation.cancelled]:
-            self._remove(row, FinishReason.CANCELLED)
+    def _drop_given_up(self) -> None:
+        """End the requests whose client is gone or whose time is over."""
+        for generation in tuple(self._waiting):
+            if (end := generation.given_up()) is not None:
+                self._waiting.remove(generation)
+                generation.end(end)
+        for row in tuple(self._rows):
+            if (end := row.generation.given_up()) is not None:
+                self._remove(row, end)
 
     def _admit(self) -> None:
         for generation in tuple(self._waiting):
-            if len(self._rows) == self._max_batch:
+            if len(self._rows) == self.max_batch:
                 return
             prompt = generation.prompt
             # The last token is always computed: its output is the first thing to sample from.
@@ -156,15 +181,12 @@ class Engine:
             row = _Row(
                 generation,
                 list(prompt),
-                _worth_sharing(node),
-                base=_worth_sharing(node).end,
                 computed=node.end,
                 text=TextStream(self.template.tokenizer, generation.params.stop),
                 random=generation.params.generator(self.model.device),
             )
-            for part in node.path():
-                if part.end > row.base and part.kv is not None:
-                    self._cache.load(len(self._rows), part.end - len(part.ids) - row.base, part.kv)
+            for start, kv in node.pieces():
+                self._cache.load(len(self._rows), start, kv)
             self._rows.append(row)
             self._waiting.remove(generation)
 
@@ -173,122 +195,119 @@ class Engine:
         if self._prefixes.max_tokens == 0:
             return False
         return any(
-            row.prefilling and common_length(row.generation.prompt, prompt) >= known + _SHARE_FROM for row in self._rows
+            row.prefilling and common_length(row.generation.prompt, prompt) >= known + _WORTH_WAITING
+            for row in self._rows
         )
 
     def _step(self) -> None:
-        segments, tokens, places, positions = self._schedule()
-        rows = [segment.row for segment in segments for _ in range(segment.start, segment.stop)]
+        """Compute the next token of every request; one that makes the model fail ends alone."""
+        try:
+            self._advance(range(len(self._rows)))
+        except Exception as error:
+            if len(self._rows) == 1:
+                self._remove(self._rows[0], _explained(error))
+                return
+            # Nothing has been taken from the failed step, so each request can take it by itself.
+            for row in tuple(self._rows):
+                try:
+                    self._advance([self._index(row)])
+                except Exception as own_error:
+                    self._remove(row, _explained(own_error))
+
+    def _advance(self, indices: Sequence[int]) -> None:
+        """Run the model on the next tokens of some rows, and deliver what it says."""
+        segments, tokens = self._schedule(indices)
         device = self.model.device
-        step = Step(
-            self._cache,
-            torch.tensor(rows, device=device),
-            torch.tensor(places, device=device),
-            tuple(segments),
-            tuple(self._shared(segments)),
-            self._decode_mask(places) if len(segments) == len(tokens) == len(self._rows) else None,
-        )
+        step = Step.of(self._cache, segments)
         logits: Tensor = self.model(
             input_ids=torch.tensor([tokens], device=device),
-            position_ids=torch.tensor([positions], device=device),
+            position_ids=step.places.unsqueeze(0),
             use_cache=False,
             logits_to_keep=torch.tensor([segment.stop - 1 for segment in segments], device=device),
             step=step,
         ).logits[0]
         greedy = logits.argmax(-1).tolist()
-        ended: list[tuple[_Row, FinishReason]] = []
+        ended: list[tuple[_Row, FinishReason | ToolweaveError]] = []
         for index, (segment, best) in enumerate(zip(segments, greedy, strict=True)):
             row = self._rows[segment.row]
-            was_prefilling = row.prefilling
-            row.computed += segment.stop - segment.start
-            if row.prefilling:
-                continue
-            if was_prefilling:
-                self._keep_prompt(segment.row)
-            params = row.generation.params
-            token = params.sample(logits[index], row.random) if params.temperature > 0 else best
-            if (reason := self._deliver(row, token)) is not None:
-                ended.append((row, reason))
-        for row, reason in ended:
-            self._remove(row, reason)
+            try:
+                reason = self._take(segment, logits[index], best)
+            except Exception as error:
+                ended.append((row, _explained(error)))
+            else:
+                if reason is not None:
+                    ended.append((row, reason))
+        for row, end in ended:
+            self._remove(row, end)
 
-    def _schedule(self) -> tuple[list[Segment], list[int], list[int], list[int]]:
-        """Return the segments of the next step, and the tokens, places in rows, and positions of its batch."""
+    def _take(self, segment: Segment, logits: Tensor, best: int) -> FinishReason | None:
+        """Take what the model computed for one row; `best` is its likeliest token."""
+        row = self._rows[segment.row]
+        was_prefilling = row.prefilling
+        row.computed += segment.stop - segment.start
+        if row.prefilling:
+            return None
+        if was_prefilling:
+            self._prefixes.insert(row.generation.prompt, lambda start, stop: self._cache.read(segment.row, start, stop))
+        params, guide = row.generation.params, row.generation.guide
+        allowed = logits if guide is None else guide.limit(logits)
+        if params.temperature > 0:
+            token = params.sample(allowed, row.random)
+        else:
+            token = best if guide is None else int(allowed.argmax())
+        if guide is not None:
+            guide.accept(token)
+        measured = None if params.logprobs is None else TokenLogprob.of(token, logits, params.logprobs)
+        return self._deliver(row, token, measured)
+
+    def _schedule(self, indices: Sequence[int]) -> tuple[list[Segment], list[int]]:
+        """Return the segments of the next step and the tokens of its flat batch."""
         segments: list[Segment] = []
         tokens: list[int] = []
-        places: list[int] = []
-        positions: list[int] = []
         room = _STEP_TOKENS
-        for index, row in enumerate(self._rows):
+        for index in indices:
+            row = self._rows[index]
             count = min(len(row.tokens) - row.computed, room) if row.prefilling else 1
             if count == 0:
                 continue
             room -= count if row.prefilling else 0
-            stop = row.computed + count
-            segments.append(Segment(index, len(tokens), len(tokens) + count, row.computed - row.base))
-            tokens += row.tokens[row.computed : stop]
-            positions += range(row.computed, stop)
-            places += range(row.computed - row.base, stop - row.base)
-        self._cache.reserve(max(places) + 1)
-        return segments, tokens, places, positions
+            segments.append(Segment(index, len(tokens), len(tokens) + count, row.computed))
+            tokens += row.tokens[row.computed : row.computed + count]
+        return segments, tokens
 
-    def _shared(self, segments: Sequence[Segment]) -> list[Shared]:
-        below: dict[Node, list[int]] = {}
-        for segment in segments:
-            for node in self._rows[segment.row].node.path():
-                below.setdefault(node, []).extend(range(segment.start, segment.stop))
-        device = self.model.device
-        return [Shared(node.kv, torch.tensor(who, device=device)) for node, who in below.items() if node.kv is not None]
-
-    def _decode_mask(self, places: Sequence[int]) -> Tensor:
-        """Return the additive mask [rows, 1, 1, L] of rows whose newest token is at `places`."""
-        newest = torch.tensor(places, device=self.model.device)
-        ahead = torch.arange(max(places) + 1, device=self.model.device) > newest[:, None, None, None]
-        return torch.zeros_like(ahead, dtype=self.model.dtype).masked_fill_(ahead, -torch.inf)
-
-    def _keep_prompt(self, index: int) -> None:
-        """Put a computed prompt into the tree, and let its request read from there, with the others."""
-        row = self._rows[index]
-        base = row.base
-        pinned = {node for other in self._rows for node in other.node.path()}
-        node = self._prefixes.insert(
-            row.generation.prompt, lambda start, stop: self._cache.read(index, start - base, stop - base), pinned
-        )
-        shared = _worth_sharing(node)
-        if shared.end > base:
-            self._cache.drop_front(index, shared.end - base, row.computed - base)
-            row.node, row.base = shared, shared.end
-
-    def _deliver(self, row: _Row, token: int) -> FinishReason | None:
+    def _deliver(self, row: _Row, token: int, measured: TokenLogprob | None) -> FinishReason | None:
         """Take a new token and deliver its text; return the reason if the reply ends with it."""
         generation = row.generation
+        logprobs = () if measured is None else (measured,)
         generation.usage.completion_tokens += 1
         if token in self._end_ids:
-            generation.put(row.text.flush())
+            generation.put(Piece(row.text.flush(), logprobs))
             return FinishReason.STOP
         row.tokens.append(token)
-        generation.put(row.text.push(token))
-        stopped, made = row.text.stopped, generation.usage.completion_tokens
+        guide = generation.guide
+        generation.put(Piece(row.text.push(token, may_stop=guide is None or guide.may_stop), logprobs))
+        stopped = row.text.stopped or (guide is not None and guide.done)
+        made = generation.usage.completion_tokens
         if not stopped and made < generation.params.max_tokens and len(row.tokens) < self.max_length:
             return None
-        generation.put(row.text.flush())
-        return FinishReason.STOP if row.text.stopped else FinishReason.LENGTH
+        generation.put(Piece(row.text.flush()))
+        return FinishReason.STOP if stopped else FinishReason.LENGTH
 
-    def _remove(self, row: _Row, reason: FinishReason) -> None:
+    def _index(self, row: _Row) -> int:
+        return next(index for index, other in enumerate(self._rows) if other is row)
+
+    def _remove(self, row: _Row, how: FinishReason | ToolweaveError) -> None:
         """End a request; the last row takes its place."""
-        index = next(i for i, other in enumerate(self._rows) if other is row)
+        index = self._index(row)
         last = self._rows.pop()
         if last is not row:
             self._rows[index] = last
-            self._cache.move(len(self._rows), index, last.computed - last.base)
-        row.generation.end(reason)
+            self._cache.move(len(self._rows), index, last.computed)
+        row.generation.end(how)
 
 
-def _worth_sharing(node: Node) -> Node:
-    """Return the deepest node of the path that is long enough to be read apart from the rows."""
-    while node.parent is not None and len(node.ids) < _SHARE_FROM:
-        node = node.parent
-    return node
+def _explained(error: Exception) -> ToolweaveError:
+    return error if isinstance(error, ToolweaveError) else ServerError(f"the model failed: {error}")
 
 
 def _ids(eos: int | list[int] | None) -> list[int]:

@@ -55,8 +55,3 @@ class SlotCache:
         """Copy the first `length` tokens of a row to another row."""
         for layer in self.layers:
             layer[:, target, :, :length] = layer[:, source, :, :length]
-
-    def drop_front(self, row: int, count: int, length: int) -> None:
-        """Forget the first `count` of the `length` tokens of a row; the others move to the front."""
-        for layer in self.layers:
-            layer[:, row, :, : length - count] = layer[:, row, :, count:length].clone()

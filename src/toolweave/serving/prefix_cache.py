@@ -1,4 +1,4 @@
-"""A radix tree of prompts and their keys and values: each shared prefix is held, and read, once."""
+"""A radix tree of prompts and their keys and values: each shared prefix is held once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ ReadKV = Callable[[int, int], Tensor]
 class Node:
     """A run of tokens after its parent's. `kv` is [layers, 2, kv_heads, len(ids), head_dim].
 
-    `end` is the length of the whole prefix that ends here. When a node is split it stays the lower
-    half, so that whoever holds it still holds the same prefix.
+    `end` is the length of the whole prefix that ends here.
     """
 
     ids: list[int]
@@ -31,6 +30,10 @@ class Node:
         while node.parent is not None:
             yield node
             node = node.parent
+
+    def pieces(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the keys and values of the whole prefix in pieces, each with the place it starts at."""
+        return ((node.end - len(node.ids), node.kv) for node in self.path() if node.kv is not None)
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -59,20 +62,15 @@ class PrefixCache:
             done = node.end
         return node
 
-    def insert(self, ids: Sequence[int], read: ReadKV, pinned: set[Node]) -> Node:
-        """Add a prompt; `read(start, stop)` copies out its keys and values.
-
-        Makes room without touching `pinned` nodes. Returns the node of the longest prefix of `ids`
-        that is now in the tree: all of it, unless there was no room.
-        """
+    def insert(self, ids: Sequence[int], read: ReadKV) -> None:
+        """Add a prompt, if there is room; `read(start, stop)` copies out its keys and values."""
         node = self.match(ids)
         missing = len(ids) - node.end
-        if not missing or not self._make_room(missing, pinned | set(node.path())):
-            return node
+        if not missing or not self._make_room(missing, set(node.path())):
+            return
         child = Node(list(ids[node.end :]), read(node.end, len(ids)), node, len(ids), self._clock)
         node.children[child.ids[0]] = child
         self.tokens += missing
-        return child
 
     def _split(self, node: Node, at: int) -> Node:
         assert node.parent is not None  # the root has no tokens to split  # noqa: S101

@@ -1,17 +1,17 @@
-"""The OpenAI wire format: what requests may hold and what replies look like."""
+"""The OpenAI wire format of requests."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from toolweave.serving.generation import SamplingParams, Usage
-from toolweave.types import Json, Message
+from toolweave.serving.generation import RequestError, SamplingParams
+from toolweave.types import Json, Message, ToolSpec
 
 DEFAULT_MAX_TOKENS = 512
+_MAX_CHOICES = 16
+_MAX_TOOLS = 128
 
 
 class _Wire(BaseModel):
@@ -27,17 +27,92 @@ class TextPart(_Wire):
     text: str
 
 
+class FunctionCall(_Wire):
+    """A call that an earlier reply made; `arguments` is JSON text."""
+
+    name: str
+    arguments: str = ""
+
+
+class CallPart(_Wire):
+    """A call of an earlier reply, by its id."""
+
+    id: str = ""
+    function: FunctionCall
+
+
 class ChatMessage(_Wire):
     """A chat message; a reply that only made calls has no content."""
 
     role: str
     content: str | list[TextPart] | None = None
+    tool_calls: list[CallPart] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        parts = self.content or ""
+        return parts if isinstance(parts, str) else "".join(part.text for part in parts)
 
     def to_message(self) -> Message:
         """Return the message with its content as one text."""
-        parts = self.content or ""
-        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
-        return Message(role=self.role, content=text)
+        return Message(role=self.role, content=self.text)
+
+
+class Function(_Wire):
+    """A function that may be called."""
+
+    name: Annotated[str, Field(pattern=r"^[^\s\"{},\[\]]{1,128}$")]
+    description: str | None = None
+    parameters: Json | None = None
+
+
+class Tool(_Wire):
+    """A tool; other types than functions are not known here."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+    def to_spec(self) -> ToolSpec:
+        """Return the tool as dialects take it."""
+        return ToolSpec.from_openai(self.function.model_dump(exclude_none=True))
+
+
+class _FunctionName(_Wire):
+    name: str
+
+
+class NamedTool(_Wire):
+    """`tool_choice` of one function."""
+
+    type: Literal["function"]
+    function: _FunctionName
+
+
+class JsonSchema(_Wire):
+    """The schema of `response_format`."""
+
+    name: str = ""
+    schema_: Json = Field(alias="schema", default_factory=dict)
+
+
+class ResponseFormat(_Wire):
+    """What a reply is to be: text, a JSON object, or JSON by a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @property
+    def wanted(self) -> Json | None:
+        """The schema of the reply; None for text."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.json_schema is None:
+            raise RequestError("response_format: json_schema is missing")
+        return self.json_schema.schema_
 
 
 class StreamOptions(_Wire):
@@ -61,7 +136,7 @@ class _GenerationRequest(_Wire):
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: str | list[str] | None = None
-    n: int | None = None
+    n: Annotated[int | None, Field(ge=1, le=_MAX_CHOICES)] = None
     seed: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -69,9 +144,9 @@ class _GenerationRequest(_Wire):
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=-1)] = None
 
-    def sampling(self, defaults: SamplingDefaults) -> SamplingParams:
-        """Return what the engine needs. Raises RequestError for values out of range."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+    def sampling(self, defaults: SamplingDefaults, stop: tuple[str, ...] = ()) -> SamplingParams:
+        """Return what the engine needs, with further stop words. Raises RequestError for values out of range."""
+        own = [self.stop] if isinstance(self.stop, str) else self.stop or []
         limits = (self.max_completion_tokens, self.max_tokens)
         return SamplingParams(
             temperature=defaults.temperature if self.temperature is None else self.temperature,
@@ -79,8 +154,19 @@ class _GenerationRequest(_Wire):
             top_k=defaults.top_k if self.top_k is None else max(0, self.top_k),
             seed=self.seed,
             max_tokens=next((limit for limit in limits if limit is not None), DEFAULT_MAX_TOKENS),
-            stop=tuple(stop),
+            stop=tuple(dict.fromkeys((*own, *stop))),
+            logprobs=self.top,
         )
+
+    @property
+    def top(self) -> int | None:
+        """How many likeliest tokens to report with each token; None reports no log-probabilities."""
+        raise NotImplementedError
+
+    @property
+    def choices(self) -> int:
+        """How many replies are wanted."""
+        return self.n or 1
 
     @property
     def wants_usage(self) -> bool:
@@ -89,15 +175,37 @@ class _GenerationRequest(_Wire):
 
 
 class ChatRequest(_GenerationRequest):
-    """Body of POST /v1/chat/completions."""
+    """Body of POST /v1/chat/completions.
+
+    `guided_calls` is ours: calls can only name the tools offered, with arguments that their schemas allow. It is
+    true, false, or, for an app that writes its tools into the messages by itself, these tools.
+    """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: Annotated[list[Tool] | None, Field(max_length=_MAX_TOOLS)] = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    response_format: ResponseFormat | None = None
+    guided_calls: bool | list[Tool] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+
+    @property
+    def top(self) -> int | None:
+        """How many likeliest tokens to report with each token; None reports no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionRequest(_GenerationRequest):
     """Body of POST /v1/completions: `prompt` is one text, tokenised as it is."""
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    echo: Literal[False] | None = None
+
+    @property
+    def top(self) -> int | None:
+        """How many likeliest tokens to report with each token; None reports no log-probabilities."""
+        return self.logprobs
 
     @property
     def text(self) -> str:
@@ -105,53 +213,6 @@ class CompletionRequest(_GenerationRequest):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
-class Reply:
-    """Builds the bodies of one reply, whole or in chunks, for either endpoint."""
-
-    def __init__(self, model: str, *, chat: bool) -> None:
-        self._chat = chat
-        self._head: Json = {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": model,
-        }
-
-    def whole(self, text: str, finish_reason: str | None, usage: Usage) -> Json:
-        """Return the body of a reply that is not streamed."""
-        content: Json = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._head, "object": self._object(chunk=False), "choices": [choice], "usage": usage_json(usage)}
-
-    def chunk(self, text: str | None, *, first: bool = False, finish_reason: str | None = None) -> Json:
-        """Return one chunk of a stream; the first one of a chat names the role."""
-        if self._chat:
-            role = {"role": "assistant"} if first else {}
-            content: Json = {"delta": role if text is None else {**role, "content": text}}
-        else:
-            content = {"text": text or ""}
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._head, "object": self._object(chunk=True), "choices": [choice]}
-
-    def usage(self, usage: Usage) -> Json:
-        """Return the last chunk of a stream, if usage was asked for."""
-        return {**self._head, "object": self._object(chunk=True), "choices": [], "usage": usage_json(usage)}
-
-    def _object(self, *, chunk: bool) -> str:
-        if not self._chat:
-            return "text_completion"
-        return "chat.completion.chunk" if chunk else "chat.completion"
-
-
-def usage_json(usage: Usage) -> Json:
-    """Return token counts as OpenAI writes them."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-
-
-def error_json(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> Json:
-    """Return an error body as OpenAI writes it."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def named_tool(choice: Any) -> str | None:
+    """Return the name of the one tool that `tool_choice` asks for."""
+    return choice.function.name if isinstance(choice, NamedTool) else None

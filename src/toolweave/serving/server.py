@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -11,9 +12,10 @@ from toolweave.errors import ModelError, ServerError
 from toolweave.models.base_models import load
 from toolweave.serving.app import create_app
 from toolweave.serving.engine import Engine
+from toolweave.serving.gatekeeper import Limits
 from toolweave.weights.manifest import Manifest
 
-_SHUTDOWN_SECONDS = 5
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def deploy(
@@ -22,15 +24,26 @@ def deploy(
     port: int = 8000,
     served_model_name: str | None = None,
     *,
+    dialect: str | None = None,
+    guided_calls: bool = False,
+    limits: Limits | None = None,
     max_batch: int = 16,
     max_length: int = 4096,
     cache_tokens: int = 32768,
+    drain_seconds: int = 30,
 ) -> None:
     """Serve a model over the OpenAI API until interrupted; port 0 takes a free one.
+
+    `dialect` is the prompt format for requests with tools (default: the one the model was tuned on). Told to stop,
+    the server takes no more requests and gives those under way `drain_seconds`. On a loopback address without an API
+    key, only requests to a loopback name are answered, so that no web page can reach it by a name of its own.
 
     Raises ServerError when the port cannot be had, ModelError for an adapter, or a model that is
     missing or whose chat template is not the one it was trained with.
     """
+    limits = limits or Limits()
+    if host in _LOOPBACK and limits.api_key is None and not limits.allowed_hosts:
+        limits = replace(limits, allowed_hosts=_LOOPBACK)
     with _listen(host, port) as listener:
         folder = Path(ckpt_dir)
         if (folder / "adapter_config.json").is_file():
@@ -43,12 +56,17 @@ def deploy(
         if manifest is not None:
             manifest.check_template(loaded.template.hash, folder)
         name = served_model_name or (folder.resolve().name if folder.exists() else str(ckpt_dir))
-        dialect = manifest.dialects[0] if manifest is not None and manifest.dialects else None
+        tuned_on = manifest.dialects[0] if manifest is not None and manifest.dialects else None
         engine = Engine(loaded, max_batch=max_batch, max_length=max_length, cache_tokens=cache_tokens)
         try:
-            app = create_app(engine, name, dialect)
+            app = create_app(engine, name, dialect or tuned_on, limits=limits, guided_calls=guided_calls)
             quiet = uvicorn.Config(
-                app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, ws="none"
+                app,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=drain_seconds,
+                ws="none",
+                lifespan="off",
             )
             print(_ready(_url(listener), name), flush=True)
             uvicorn.Server(quiet).run(sockets=[listener])

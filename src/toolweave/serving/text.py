@@ -27,14 +27,17 @@ class TextStream:
         self._held = ""
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """Take a token, return the text that is certain now."""
+    def push(self, token: int, *, may_stop: bool = True) -> str:
+        """Take a token, return the text that is certain now; without `may_stop` a stop word is text like any other."""
         self._ids.append(token)
         new = self._decode(self._context, len(self._ids))
         if new.endswith(_INCOMPLETE):
             return ""
         new = new[len(self._decode(self._context, self._shown)) :]
         self._context, self._shown = self._shown, len(self._ids)
+        if not may_stop:
+            new, self._held = self._held + new, ""
+            return new
         return self._until_stop(new)
 
     def flush(self) -> str:

@@ -1,0 +1,162 @@
+"""Constrained decoding: which tokens may come next, so that a call always is one that a tool can take.
+
+llguidance follows a grammar; this module writes the grammars. How a call is spelled comes from the
+dialect alone: its frame is cut out of a call that the dialect wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.hf import from_tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from toolweave.dialects import Dialect
+from toolweave.errors import ToolweaveError
+from toolweave.types import Json, Lang, ToolCall, ToolSpec
+
+_MAX_GRAMMAR = 256 * 1024  # characters
+# As json.dumps writes it, which is what models of this package learn.
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_PROBE_NAME, _PROBE_ARGUMENTS = "probe_name", {"probe": 0}
+
+
+class GuideError(ToolweaveError):
+    """A schema or grammar that cannot be followed."""
+
+
+class Guide:
+    """Follows one reply through a grammar."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    @property
+    def done(self) -> bool:
+        """Whether the grammar is complete: nothing more may be said."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the reply may end here; not so inside a call, where a stop word is only text."""
+        return bool(self._matcher.is_accepting())
+
+    def limit(self, logits: Tensor) -> Tensor:
+        """Return logits [vocabulary] with the tokens that may not come next at minus infinity."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        allowed = torch.from_numpy(np.unpackbits(bits, bitorder="little")[: len(logits)]).bool()
+        self._check()
+        return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+
+    def accept(self, token: int) -> None:
+        """Go on by a token that was chosen. Raises GuideError when the grammar grows beyond its limits."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GuideError(f"the grammar cannot be followed: {_first_line(self._matcher.get_error())}")
+
+
+class Guides:
+    """Makes guides for one tokenizer, whose model has `vocabulary` logits and ends replies with `end_ids`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, end_ids: Sequence[int]) -> None:
+        self._source = tokenizer, vocabulary, list(end_ids)
+        self._tokenizer: LLTokenizer | None = None
+        self._lock = threading.Lock()
+
+    def start(self, grammar: str) -> Guide:
+        """Return a guide at the start of a reply. Raises GuideError for a grammar that makes no sense or is too large.
+
+        Takes tens of milliseconds and more: not a thing for the event loop.
+        """
+        if len(grammar) > _MAX_GRAMMAR:
+            raise GuideError(f"the schemas have {len(grammar)} characters; at most {_MAX_GRAMMAR} are followed")
+        guide = LLMatcher(self._prepared(), grammar, log_level=0)
+        if guide.is_error():
+            raise GuideError(f"the schema cannot be followed: {_first_line(guide.get_error())}")
+        return Guide(guide)
+
+    def _prepared(self) -> LLTokenizer:
+        with self._lock:
+            if self._tokenizer is None:
+                tokenizer, vocabulary, end_ids = self._source
+                if not isinstance(tokenizer, PreTrainedTokenizerFast):
+                    raise GuideError("constrained decoding needs a model with a fast tokenizer (tokenizer.json)")
+                self._tokenizer = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=end_ids)
+            return self._tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class CallFrame:
+    """How a dialect spells a call: head, name, middle, arguments, tail up to the stop word."""
+
+    head: str
+    middle: str
+    tail: str
+
+    @classmethod
+    def of(cls, dialect: Dialect, lang: Lang) -> CallFrame:
+        """Cut the frame out of a call that the dialect wrote."""
+        text = dialect.call_completion(ToolCall(_PROBE_NAME, _PROBE_ARGUMENTS), lang)
+        head, rest = text.split(_PROBE_NAME, 1)
+        middle, tail = rest.split(json.dumps(_PROBE_ARGUMENTS), 1)
+        return cls(head, middle, dialect.visible(tail))
+
+    @property
+    def trigger(self) -> str:
+        """The last words before the name, without JSON: from here on a reply is a call."""
+        return [line for line in self.head.splitlines() if line.strip() and not set(line) & set('{}"')][-1].rstrip()
+
+
+def call_grammar(frame: CallFrame, tools: Sequence[ToolSpec], *, forced: bool) -> str:
+    """Return the grammar of a reply: free text, and, once it begins a call, a valid call of one of the tools.
+
+    `forced` leaves out the free text. Raises GuideError for a tool whose parameters are not a schema of objects.
+    """
+    rest = frame.head[frame.head.rindex(frame.trigger) + len(frame.trigger) :]
+    calls = " | ".join(
+        f"{_quoted(tool.name)} {_quoted(frame.middle)} %json {json.dumps(_arguments(tool))}" for tool in tools
+    )
+    rules = f"call: {_quoted(rest)} ({calls}) {_quoted(frame.tail)}\n"
+    if forced:
+        return f"%llguidance {{}}\nstart: {_quoted(frame.head.removesuffix(rest))} call\n{rules}"
+    # Readers of calls forgive blanks before a colon, and Chinese ones.
+    trigger = _regex(frame.trigger.removesuffix(":")) + (r"[ \t]*[:：]" if frame.trigger.endswith(":") else "")
+    return (
+        f"%llguidance {{}}\nstart: free | begun call\nfree: TEXT\nbegun[lazy]: /(?s:.*){trigger}/\n"
+        f"TEXT: /(?s:.*)/\n{rules}"
+    )
+
+
+def json_grammar(schema: Json) -> str:
+    """Return the grammar of a reply that is JSON by this schema."""
+    return f"%llguidance {{}}\nstart: %json {json.dumps({**schema, 'x-guidance': _SPACING})}\n"
+
+
+def _arguments(tool: ToolSpec) -> Json:
+    schema = {"type": "object", **tool.parameters}
+    if schema["type"] != "object":
+        raise GuideError(f"the parameters of {tool.name} are a schema of {schema['type']}, not of an object")
+    # A key that the tool does not know is never right, whatever the schema leaves open.
+    return {"additionalProperties": False, **schema, "x-guidance": _SPACING}
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text) if text else ""
+
+
+def _regex(text: str) -> str:
+    return "".join(f"\\{char}" if char in r"\^$.|?*+()[]{}/<>" else char for char in text)
+
+
+def _first_line(error: str) -> str:
+    return error.strip().splitlines()[0][:300] if error.strip() else "unknown reason"
