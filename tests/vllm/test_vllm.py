@@ -24,6 +24,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as a merged folder: parity holds for any weights."""
     folder = tmp_path_factory.mktemp("model") / "smollm2-merged"
     loaded = load("embedded", torch.float32)
+    loaded.model.hf_quantizer = None  # it came out of a GGUF file, and is plain tensors now
     loaded.model.save_pretrained(folder)
     loaded.template.tokenizer.save_pretrained(folder)
     Manifest("embedded", loaded.template.hash, ("agentfabric-v06",)).save(folder)
