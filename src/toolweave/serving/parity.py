@@ -65,7 +65,8 @@ def _from_gguf(path: Path) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.float32
     )
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _canonical(reply: Reply, template: ChatTemplate) -> Reply:
