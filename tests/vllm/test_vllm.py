@@ -38,7 +38,7 @@ def url(merged: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     line = [sys.executable, "-m", "toolweave", "deploy", "--engine", "vllm", "--ckpt_dir", str(merged)]
-    flags = ["--dtype", "float32", "--max-model-len", "2048"]
+    flags = ["--dtype", "float32", "--max-model-len", "2048", "--gpu-memory-utilization", "0.3"]
     with subprocess.Popen([*line, "--port", str(port), "--", *flags], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
