@@ -24,6 +24,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as a merged folder: parity holds for any weights."""
     folder = tmp_path_factory.mktemp("model") / "smollm2-merged"
     loaded = load("embedded", torch.float32)
+    loaded.model.hf_quantizer = None  # it came out of a GGUF file, and is plain tensors now
     loaded.model.save_pretrained(folder)
     loaded.template.tokenizer.save_pretrained(folder)
     Manifest("embedded", loaded.template.hash, ("agentfabric-v06",)).save(folder)
@@ -37,7 +38,7 @@ def url(merged: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     line = [sys.executable, "-m", "toolweave", "deploy", "--engine", "vllm", "--ckpt_dir", str(merged)]
-    flags = ["--dtype", "float32", "--max-model-len", "2048"]
+    flags = ["--dtype", "float32", "--max-model-len", "2048", "--gpu-memory-utilization", "0.3"]
     with subprocess.Popen([*line, "--port", str(port), "--", *flags], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from toolweave.errors import ModelError
 from toolweave.models.base_models import load
-from toolweave.models.server_errors import explained
+from toolweave.models.presets import Endpoint
+from toolweave.models.server_errors import explain
 from toolweave.models.template import ChatTemplate
 from toolweave.serving.engine import Engine
 from toolweave.serving.generation import SamplingParams
@@ -65,7 +66,8 @@ def _from_gguf(path: Path) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.float32
     )
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _canonical(reply: Reply, template: ChatTemplate) -> Reply:
@@ -86,18 +88,23 @@ def _embedded(engine: Engine) -> Reply:
 
 
 def _served(api_base: str, template: ChatTemplate) -> Reply:
-    client = openai.OpenAI(base_url=api_base, api_key="EMPTY")
-    with explained(client, api_base):
+    endpoint = Endpoint.of({"model_server": "vllm-server", "api_base": api_base})
+    client = openai.OpenAI(base_url=endpoint.url, api_key=endpoint.key)
+    try:
         model = client.models.list().data[0].id
+    except openai.OpenAIError as error:
+        raise explain(error, endpoint, "") from None
 
     def reply(request: Sample) -> list[int]:
-        with explained(client, model):
+        try:
             answer = client.completions.create(
                 model=model,
                 prompt=template.prompt_ids(request.messages),
                 temperature=0,
                 max_tokens=MAX_TOKENS,
             )
+        except openai.OpenAIError as error:
+            raise explain(error, endpoint, model) from None
         return reply_tokens(answer.choices[0].text, template)
 
     return reply
