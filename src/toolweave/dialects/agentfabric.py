@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from toolweave.dialects.base import Dialect, Prompt
 from toolweave.dialects.parsing import parse_action_reply
+from toolweave.dialects.reading import Exchange, Reading, find_tools, split_trace
 from toolweave.types import Lang, Message, Reply, Role, ToolCall, ToolSpec
 
 Variant = Literal["v06", "v07"]
@@ -146,6 +149,27 @@ class AgentFabric(Dialect):
         words = tuple(text.call_word for text in _TEXT.values())
         return parse_action_reply(self._trace(reply), call_words=words)
 
+    def read_prompt(self, messages: Sequence[Message]) -> Reading | None:
+        """Read a request back: the inverse of `start`, and of `advance` after it.
+
+        None if this client did not write the system message. A dict instruction comes back with its list
+        joined, knowledge as far as it was shown. What the first reply said before its call cannot be told
+        from the query, and counts as query.
+        """
+        if len(messages) < 2 or messages[0]["role"] != "system" or messages[-1]["role"] != "user":
+            return None
+        content = messages[-1]["content"]
+        for prompt in _read_system(self, messages[0]["content"]):
+            opening = self._user(prompt)
+            if not content.startswith(opening):
+                continue
+            query, trace = _split_query(content[len(opening) :])
+            uploads = re.match(re.escape(_TEXT[prompt.lang].files).replace(r"\{files\}", '([^"]+)'), query)
+            files = tuple(uploads[1].split(",")) if uploads else ()
+            query = query[uploads.end() :] if uploads else query
+            return Reading(replace(prompt, query=query, files=files, history=tuple(messages[1:-1])), trace)
+        return None
+
     def _trace(self, reply: str) -> str:
         """Return the reply as it stays in the request; client 0.6 takes blanks off its end, 0.7 leaves them."""
         visible = self.visible(reply)
@@ -202,3 +226,67 @@ def _tool_line(tool: ToolSpec) -> str:
     parameters = json.dumps(tool.parameters, ensure_ascii=False)
     line = _TEXT[lang].tool_line.replace("{name}", tool.name)
     return line.replace("{parameters}", parameters).replace("{description}", tool.description)
+
+
+# Where the first reply of a trace begins: its call, with or without the call word.
+_FIRST_CALL = re.compile(
+    rf"(?:(?:{'|'.join(text.call_word for text in _TEXT.values())})\s*)?Action[ \t]*[:：][^\n]*\n\s*Action[ \t]+Input"
+)
+
+
+def _split_query(text: str) -> tuple[str, tuple[Exchange, ...]]:
+    """Split what follows the notes of the user message into the query and the trace."""
+    opening, closing = AgentFabric().observation_text("\0").split("\0")
+    rest, trace = split_trace(text, opening, closing)
+    first = _FIRST_CALL.search(trace[0].reply) if trace and not rest else None
+    if first is None:
+        return text, ()
+    asked = trace[0].reply
+    return asked[: first.start()], (Exchange(asked[first.start() :], trace[0].observation), *trace[1:])
+
+
+@lru_cache(maxsize=256)
+def _read_system(dialect: AgentFabric, system: str) -> tuple[Prompt, ...]:
+    """Return every prompt, without a query, that has this system message."""
+    readings: list[Prompt] = []
+    for lang in Lang:
+        for prompt in _system_readings(dialect.variant, lang, system):
+            if dialect.system(prompt) == system:
+                readings.append(prompt)
+    return tuple(readings)
+
+
+def _system_readings(variant: Variant, lang: Lang, system: str) -> Iterator[Prompt]:
+    """Yield what the parts of a system message may have been."""
+    text = _TEXT[lang]
+    head, tail = text.instruction.split("{role}")
+    if not system.endswith(tail):
+        return
+    body = system.removesuffix(tail)
+    block = text.tools.replace("{url}", _URL_CLAUSE[variant, lang])
+    for found in find_tools(body, block, [text.tool_line for text in _TEXT.values()]):
+        if found.after.startswith(head):
+            yield from _with_roles(lang, found.before, found.tools, found.after.removeprefix(head))
+    at = body.find(head)
+    if at >= 0:
+        yield from _with_roles(lang, body[:at], (), body[at + len(head) :])
+
+
+def _with_roles(lang: Lang, knowledge: str, tools: tuple[ToolSpec, ...], role: str) -> Iterator[Prompt]:
+    head, tail = _TEXT[lang].knowledge.split("{doc}")
+    doc = knowledge.removeprefix(head).removesuffix(tail) if knowledge else ""
+    structured = _read_role(role, lang)
+    for instruction in (structured, role) if structured else (role,):
+        yield Prompt("", tools, instruction, lang, doc)
+
+
+def _read_role(text: str, lang: Lang) -> Role | None:
+    """Return the dict whose role prompt is `text`, its list of functions joined; None if there is none."""
+    holes = Role(name="\0", description="\1", instruction="\2")
+    before, after, between, last, _ = re.split("[\0\1\2]", role_prompt(holes, lang))
+    frame = re.compile(
+        re.escape(before) + "(.*)" + re.escape(after) + "(.*?)" + re.escape(between) + "(.*)" + re.escape(last) + r"\1",
+        re.DOTALL,
+    )
+    parts = frame.fullmatch(text)
+    return Role(name=parts[1], description=parts[2], instruction=parts[3]) if parts else None
