@@ -21,10 +21,10 @@ LANGS = st.sampled_from(list(Lang))
 # Pieces of the prompt itself among any text.
 TRAPS = st.sampled_from(
     [
-        "\n# 工具\n\n", "\n\n# 知识库\n\n", "\n# 指令\n\n", "#Instructions", " API. ", " 输入参数: {}",
-        " Parameters: {}", " Format the arguments as a JSON object.", "\n\n", "(", ")", "。", "你正在扮演", "下面你将开始扮演",
-        "]之一", "工具调用\nAction: x\nAction Input: {}", "Answer:", "<result>", "</result>\nAnswer:", "👩‍🔬", "\\", '"',
-        "{name}",
+        "\n# 工具\n\n", "\n\n# 知识库\n\n", "\n# 指令\n\n", "#Instructions", " API. ",
+        " 输入参数: {}", " Parameters: {}", " Format the arguments as a JSON object.", "\n\n", "(", ")", "。",
+        "你正在扮演", "下面你将开始扮演", "]之一", "工具调用\nAction: x\nAction Input: {}", "Answer:",
+        "<result>", "</result>\nAnswer:", "👩‍🔬", "\\", '"', "{name}",
     ]
 )  # fmt: skip
 TEXTS = st.lists(TRAPS | st.text(st.characters(exclude_categories=["Cs"]), max_size=10), max_size=3).map("".join)

@@ -16,7 +16,7 @@ from typing import Literal
 
 from toolweave.dialects.base import Dialect, Prompt
 from toolweave.dialects.parsing import parse_action_reply
-from toolweave.dialects.reading import Exchange, Reading, find_tools, split_trace
+from toolweave.dialects.reading import Exchange, Reading, find_tools, occurrences, split_trace
 from toolweave.types import Lang, Message, Reply, Role, ToolCall, ToolSpec
 
 Variant = Literal["v06", "v07"]
@@ -267,8 +267,7 @@ def _system_readings(variant: Variant, lang: Lang, system: str) -> Iterator[Prom
     for found in find_tools(body, block, [text.tool_line for text in _TEXT.values()]):
         if found.after.startswith(head):
             yield from _with_roles(lang, found.before, found.tools, found.after.removeprefix(head))
-    at = body.find(head)
-    if at >= 0:
+    for at in occurrences(body, head):
         yield from _with_roles(lang, body[:at], (), body[at + len(head) :])
 
 

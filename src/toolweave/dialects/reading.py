@@ -48,8 +48,8 @@ def find_tools(text: str, block: str, lines: Sequence[str]) -> Iterator[Found]:
     """
     head, rest = block.split("{lines}")
     middle, tail = rest.split("{names}")
-    for start in _occurrences(text, head):
-        for end in _occurrences(text, middle, start + len(head)):
+    for start in occurrences(text, head):
+        for end in occurrences(text, middle, start + len(head)):
             names_at = end + len(middle)
             names_end = text.find(tail, names_at)
             if names_end < 0:
@@ -86,7 +86,7 @@ def _read_lines(text: str, names: Sequence[str], lines: Sequence[str]) -> tuple[
         middle, tail = rest.split("{parameters}")
         if not text.startswith(head):
             continue
-        for end in _occurrences(text, middle, len(head)):
+        for end in occurrences(text, middle, len(head)):
             try:
                 parameters, after = _DECODER.raw_decode(text, end + len(middle))
             except (ValueError, RecursionError):
@@ -102,7 +102,8 @@ def _read_lines(text: str, names: Sequence[str], lines: Sequence[str]) -> tuple[
     return None
 
 
-def _occurrences(text: str, part: str, start: int = 0) -> Iterator[int]:
+def occurrences(text: str, part: str, start: int = 0) -> Iterator[int]:
+    """Yield where `part` begins in `text`, overlapping ones too."""
     at = text.find(part, start)
     while at >= 0:
         yield at
