@@ -41,6 +41,62 @@ def data_convert(
     typer.echo(f"{target}: {report.summary()}")
 
 
+def data_check(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Files, folders or hub ids.", show_default=False)
+    ],
+    from_: Format = None,
+    dialect: DialectName = "v06",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Also render with this model's chat template, and count tokens.")
+    ] = None,
+    max_length: Annotated[int, typer.Option("--max_length", help="Longest sample, in tokens; with --model.")] = 2048,
+    strategy: Annotated[
+        Strategy, typer.Option("--strategy", help="error exits with code 2 if anything is wrong.")
+    ] = Strategy.WARNING,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write the report to this HTML file.")] = None,
+) -> None:
+    """Check every call against its own row's JSON Schema, and that every row can be learned from.
+
+    Example: toolweave data check train.jsonl --model embedded --html report.html
+    """
+    from toolweave.data.check import check
+    from toolweave.data.check_report import print_report, write_html
+    from toolweave.errors import DataError
+
+    report = check(sources, format=from_, dialect=dialect, model=model, max_length=max_length, strategy=strategy)
+    print_report(report)
+    if html is not None:
+        write_html(report, html)
+        typer.echo(f"{html}: the same with examples")
+    if strategy is Strategy.ERROR and report.problems:
+        raise DataError(f"{len(report.problems)} problems", "correct the rows, or leave them out with data convert")
+
+
+def data_mix(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Sources and shares.", show_default=False)],
+    output_dir: Annotated[
+        Path, typer.Option("--output_dir", help="Folder to write train.jsonl, test.jsonl and manifest.json to.")
+    ] = Path("mixed"),
+) -> None:
+    """Mix data sets, add self-cognition, and hold a test part back.
+
+    Example: toolweave data mix recipe.yaml --output_dir mixed
+    """
+    from toolweave.data.mix_recipe import MixRecipe, write_mix
+
+    manifest = write_mix(MixRecipe.read(recipe), output_dir)
+    for source in manifest["sources"]:
+        typer.echo(
+            f"{source['path']}: {source['used']} of {source['samples']} samples, {source['dropped']} rows left out"
+        )
+    parts = manifest["files"]
+    typer.echo(
+        f"{output_dir}: {parts['train.jsonl']['samples']} samples to train on, "
+        f"{parts['test.jsonl']['samples']} to test, {manifest['self_cognition']} of them self-cognition"
+    )
+
+
 def data_push(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="File or folder.", show_default=False)],
     repo: Annotated[str, typer.Argument(metavar="ID", help="HF::owner/name or MS::owner/name.", show_default=False)],
@@ -75,5 +131,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this area."""
     group = typer.Typer(help=f"Convert, check and mix data sets. {_FORMATS_HELP}", no_args_is_help=True)
     group.command("convert")(data_convert)
+    group.command("check")(data_check)
+    group.command("mix")(data_mix)
     group.command("push")(data_push)
     app.add_typer(group, name="data")

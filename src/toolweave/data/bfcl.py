@@ -49,7 +49,7 @@ def _call(call: object, tools: tuple[ToolSpec, ...]) -> ToolCall:
     ((name, allowed),) = call.items()
     if not isinstance(allowed, Mapping):
         raise RowError(f"the allowed values of {name} are no object", 'a call is {"name": {"argument": [values]}}')
-    schema = next((tool.parameters["properties"] for tool in tools if tool.name == name), {})
+    schema: Json = next((tool.parameters["properties"] for tool in tools if tool.name == name), {})
     chosen: Json = {}
     for argument, values in allowed.items():
         options = values if isinstance(values, list) else [values]

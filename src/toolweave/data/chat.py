@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from toolweave.data.problems import Failure, RowError
 from toolweave.dialects.agentfabric import contains_chinese
@@ -100,7 +101,7 @@ def build_episode(
     return Episode(tuple(tools), tuple(turns), instruction, lang, meta=noted)
 
 
-def read_arguments(name: str, arguments: object) -> ToolCall:
+def read_arguments(name: Any, arguments: Any) -> ToolCall:
     """Return the call with these arguments: an object, its JSON text, or that encoded once more. Raises RowError."""
     if not isinstance(name, str) or not name:
         raise RowError("a call has no name", 'a call is {"name": …, "arguments": {…}}')

@@ -79,7 +79,7 @@ def _tool(tool: object) -> ToolSpec:
     return ToolSpec(name, str(function.get("description") or ""), _parameters(name, parameters))
 
 
-def _parameters(tool: str, parameters: object) -> Json:
+def _parameters(tool: str, parameters: Any) -> Json:
     if isinstance(parameters, str):
         try:
             parameters = json.loads(parameters)
@@ -88,10 +88,10 @@ def _parameters(tool: str, parameters: object) -> Json:
     if isinstance(parameters, list):
         named = {str(p.get("name")): p for p in parameters if isinstance(p, Mapping) and p.get("name")}
         if len(named) == len(parameters):
-            required = [name for name, p in named.items() if str(p.get("required")).lower() == "true"]
+            needed = [name for name, p in named.items() if str(p.get("required")).lower() == "true"]
             drop = ("name", "required")
-            properties = {name: {k: v for k, v in p.items() if k not in drop} for name, p in named.items()}
-            parameters = {"properties": properties, "required": required}
+            bare = {name: {k: v for k, v in p.items() if k not in drop} for name, p in named.items()}
+            parameters = {"properties": bare, "required": needed}
     if not isinstance(parameters, Mapping):
         raise RowError(f"the parameters of tool {tool} are no JSON Schema", _HINT, failure=Failure.SCHEMA, tool=tool)
     if parameters and not {"properties", "type", "$ref", "anyOf", "oneOf", "allOf"} & set(parameters):

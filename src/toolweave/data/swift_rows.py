@@ -32,7 +32,7 @@ def _episode(row: Mapping[str, Any], query: object, response: object) -> Episode
             history = json.loads(history)
         except (ValueError, RecursionError) as error:
             raise RowError(f"the history is not JSON: {error}", "history is a list of [question, answer]") from error
-    pairs = [*history, (query or "", response)] if isinstance(history, list) else [None]
+    pairs: list[Any] = [*history, (query or "", response)] if isinstance(history, list) else [history]
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise RowError(
