@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolweave.data.jsonl import write_jsonl
+from toolweave.data.jsonl import sample_row, write_jsonl
 from toolweave.data.load import Loading, LoadReport
 from toolweave.data.strategy import Strategy
 from toolweave.errors import DataError
@@ -28,5 +28,5 @@ def convert(
     if Path(source).exists() and target.exists() and Path(source).samefile(target):
         raise DataError(f"{source} is both source and target", "write to another file")
     loading = Loading(source, format=from_, dialect=dialect, strategy=strategy)
-    write_jsonl(target, (sample.to_json() for sample in loading.samples()))
+    write_jsonl(target, (sample_row(sample) for sample in loading.samples()))
     return loading.report()

@@ -8,11 +8,13 @@ import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toolweave.dialects.caching import cached_by_identity
 from toolweave.errors import DataError
-from toolweave.types import Json, Sample
+from toolweave.types import Json, Sample, ToolSpec
 
 _BOM = b"\xef\xbb\xbf"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -118,6 +120,16 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
             raise writing_error(path, error) from error
         raise
     return count
+
+
+def sample_row(sample: Sample) -> Json:
+    """Return what `Sample.to_json` does; the tools that many samples share are written once."""
+    return {**replace(sample, tools=()).to_json(), "tools": _tools_json(sample.tools)}
+
+
+@cached_by_identity
+def _tools_json(tools: tuple[ToolSpec, ...]) -> str:
+    return str(Sample((), "", tools=tools).to_json()["tools"])
 
 
 def writing_error(path: Path, error: OSError) -> DataError:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolweave.data.jsonl import write_jsonl, writing_error
+from toolweave.data.jsonl import sample_row, write_jsonl, writing_error
 from toolweave.data.load import LoadedData, load_samples
 from toolweave.data.mix import draw, mix_in
 from toolweave.data.self_cognition import Persona, self_cognition_samples
@@ -131,7 +131,7 @@ def write_mix(recipe: MixRecipe, folder: Path) -> Json:
             files = {}
             for name, samples in (("train.jsonl", mix.train), ("test.jsonl", mix.test)):
                 path = Path(draft) / name
-                write_jsonl(path, (sample.to_json() for sample in samples))
+                write_jsonl(path, (sample_row(sample) for sample in samples))
                 files[name] = {"samples": len(samples), "sha256": _hash(path)}
             recipe_json = recipe.model_dump(mode="json", exclude={"sources", "general"})
             manifest = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -12,6 +11,7 @@ from referencing import Registry
 
 from toolweave.data.problems import Failure, RowError
 from toolweave.dialects import AgentFabric, Dialect, get_dialect
+from toolweave.dialects.caching import cached_by_identity
 from toolweave.errors import ToolweaveError
 from toolweave.types import Episode, InvalidToolCall, Sample, ToolCall, ToolSpec
 
@@ -24,33 +24,18 @@ _FAILURES = {
 }
 
 
-class _Validators:
-    """Compiled validators by tool: the same object, or one kept alive here, has the same validator."""
-
-    def __init__(self, size: int = 4096) -> None:
-        self._size = size
-        self._kept: OrderedDict[int, tuple[ToolSpec, Draft202012Validator]] = OrderedDict()
-
-    def of(self, tool: ToolSpec) -> Draft202012Validator:
-        kept = self._kept.get(id(tool))
-        if kept is not None:
-            return kept[1]
-        schema = {"additionalProperties": False, **tool.parameters}
-        # An empty registry: a schema from outside never makes us fetch a $ref.
-        validator = Draft202012Validator(schema, registry=Registry())
-        self._kept[id(tool)] = (tool, validator)
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
-        return validator
+@cached_by_identity
+def _validator(tool: ToolSpec) -> Draft202012Validator:
+    # An empty registry: a schema from outside never makes us fetch a $ref.
+    return Draft202012Validator({"additionalProperties": False, **tool.parameters}, registry=Registry())
 
 
-_validators = _Validators()
 _CLIENTS = (AgentFabric("v06"), AgentFabric("v07"))
 
 
 def check_call(call: ToolCall, tool: ToolSpec) -> None:
     """Raise RowError unless the arguments match the tool's schema; parameters it does not name are refused."""
-    validator = _validators.of(tool)
+    validator = _validator(tool)
     try:
         error = best_match(validator.iter_errors(call.arguments))
     except Exception as failed:

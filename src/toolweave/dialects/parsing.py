@@ -53,7 +53,8 @@ def read_call(name: str, text: str) -> ToolCall | InvalidToolCall:
         return ToolCall(name, {}, raw="")
     if body[0] not in "{｛":
         return InvalidToolCall(name, raw, "the arguments are not a JSON object")
-    for candidate in (body, body.translate(_CHINESE_QUOTES)):
+    for spell in (str, lambda text: text.translate(_CHINESE_QUOTES)):
+        candidate = spell(body)
         arguments = _read_json(candidate) or _read_python(candidate)
         if arguments is not None:
             value, length = arguments
