@@ -41,8 +41,9 @@ def tool_list(rng: random.Random, mark: int) -> list[dict[str, Any]]:
 def row(rng: random.Random, number: int, tools: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a row of one to three turns with a call each."""
     listed = "\n\n".join(
-        f"{index}. {tool['name']}: Call this tool to interact with the {tool['name']} API. What is the {tool['name']} "
-        f"API useful for? 查询与{tool['name']}有关的信息. Parameters: {json.dumps(tool['parameters'], ensure_ascii=False)}"
+        f"{index}. {tool['name']}: Call this tool to interact with the {tool['name']} API. What is the "
+        f"{tool['name']} API useful for? 查询与{tool['name']}有关的信息. Parameters: "
+        f"{json.dumps(tool['parameters'], ensure_ascii=False)}"
         for index, tool in enumerate(tools, start=1)
     )
     system = (
@@ -55,7 +56,8 @@ def row(rng: random.Random, number: int, tools: list[dict[str, Any]]) -> dict[st
         arguments = {p["name"]: f"值{rng.randrange(1000)}" for p in tool["parameters"]}
         said = (
             f"Thought: 需要调用工具\nAction: {tool['name']}\nAction Input: {arguments!r}\n"
-            f"Observation: {{'结果': '{'数据' * 40}'}}\nThought: I now know the final answer\nFinal Answer: {'回答' * 40}。"
+            f"Observation: {{'结果': '{'数据' * 40}'}}\n"
+            f"Thought: I now know the final answer\nFinal Answer: {'回答' * 40}。"
         )
         conversations += [{"from": "user", "value": f"第{turn}个问题是什么？"}, {"from": "assistant", "value": said}]
     return {"id": f"row-{number}", "conversations": conversations}

@@ -74,7 +74,8 @@ def with_types(tools: tuple[ToolSpec, ...], calls: Iterable[ToolCall]) -> tuple[
     for call in calls:
         for name, value in call.arguments.items():
             kinds.setdefault((call.name, name), set()).add(json_type(value))
-    inferred = tuple(sorted((use, tuple(sorted(seen))) for use, seen in kinds.items()))
+    # A string is what is assumed anyway: leaving it out lets rows with the same tools share them.
+    inferred = tuple(sorted((use, tuple(sorted(seen))) for use, seen in kinds.items() if seen != {"string"}))
     return _typed(_Listed(tools), inferred)
 
 
