@@ -50,11 +50,11 @@ def is_agentfabric(row: Mapping[str, Any]) -> bool:
 
 
 def join_visits(rows: Iterable[tuple[int, Json]]) -> Iterator[tuple[int, Json]]:
-    """Yield one row `{"visit": [row, …]}` for each run of rows of one visit, with the line of its first.
+    """Yield one row `{"visit": [row, …], "rows": how many}` for each run of rows of one visit, with the line of its first.
 
     Of rows that grow each other within a turn only the last is kept: it shows all calls of the turn.
     """
-    line, visit = 0, list[Json]()
+    line, count, visit = 0, 0, list[Json]()
     for number, row in rows:
         step = _step(visit[-1], row) if visit else _Next.OTHER_VISIT
         if step is _Next.SAME_TURN:
@@ -63,10 +63,11 @@ def join_visits(rows: Iterable[tuple[int, Json]]) -> Iterator[tuple[int, Json]]:
             visit.append(row)
         else:
             if visit:
-                yield line, {"visit": visit}
-            line, visit = number, [row]
+                yield line, {"visit": visit, "rows": count}
+            line, count, visit = number, 0, [row]
+        count += 1
     if visit:
-        yield line, {"visit": visit}
+        yield line, {"visit": visit, "rows": count}
 
 
 def read_agentfabric_row(row: Mapping[str, Any]) -> Episode:

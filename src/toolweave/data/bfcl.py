@@ -8,7 +8,7 @@ from typing import Any
 from toolweave.data.chat import Said, Speaker, build_episode
 from toolweave.data.problems import Failure, RowError
 from toolweave.data.schemas import read_tools
-from toolweave.types import Episode, Json, ToolCall, ToolSpec
+from toolweave.types import Episode, Json, ToolCall
 
 _HINT = "put BFCL's possible_answer folder beside the question file, or ground_truth into the rows"
 
@@ -37,11 +37,11 @@ def read_bfcl_row(row: Mapping[str, Any]) -> Episode:
         else:
             speaker = Speaker.USER if message.get("role") == "user" else Speaker.ASSISTANT
             said.append(Said(speaker, str(message.get("content") or "")))
-    said += [Said(Speaker.CALL, call=_call(call, tools)) for call in truth]
+    said += [Said(Speaker.CALL, call=_call(call)) for call in truth]
     return build_episode(said, tools, instruction, {"id": row["id"]} if "id" in row else {})
 
 
-def _call(call: object, tools: tuple[ToolSpec, ...]) -> ToolCall:
+def _call(call: object) -> ToolCall:
     if not isinstance(call, Mapping) or len(call) != 1:
         raise RowError(
             f"not a call with allowed values: {str(call)[:80]}", 'a call is {"name": {"argument": [values]}}'
@@ -49,13 +49,11 @@ def _call(call: object, tools: tuple[ToolSpec, ...]) -> ToolCall:
     ((name, allowed),) = call.items()
     if not isinstance(allowed, Mapping):
         raise RowError(f"the allowed values of {name} are no object", 'a call is {"name": {"argument": [values]}}')
-    schema: Json = next((tool.parameters["properties"] for tool in tools if tool.name == name), {})
     chosen: Json = {}
     for argument, values in allowed.items():
         options = values if isinstance(values, list) else [values]
-        required = [value for value in options if value != ""]  # "" means that it may be left out
-        if required and (options[0] != "" or schema.get(argument, {}).get("default") is None):
-            chosen[argument] = _first(required[0])
+        if options and options[0] != "":  # "" means that it may be left out
+            chosen[argument] = _first(options[0])
     return ToolCall(str(name), chosen)
 
 

@@ -215,4 +215,6 @@ def render(dialect: Dialect, episode: Episode, extra: Json | None = None) -> lis
 
 def _count(row: Read) -> int:
     """Return how many rows of the file a read row stands for."""
-    return len(row.content["visit"]) if isinstance(row.content, dict) and "visit" in row.content else 1
+    if isinstance(row.content, dict) and isinstance(row.content.get("visit"), list):
+        return int(row.content["rows"])
+    return 1
