@@ -28,6 +28,7 @@ from toolweave.data.problems import Failure
 from toolweave.data.self_cognition import Persona, self_cognition_samples
 from toolweave.data.split import GroupBy, group_of, split
 from toolweave.data.strategy import Strategy
+from toolweave.data.validate import check_episode
 from toolweave.dialects import get_dialect
 from toolweave.errors import DataError
 from toolweave.types import Episode, Json, Lang, Message, Sample, Step, ToolCall, ToolSpec, Turn
@@ -94,7 +95,8 @@ FINISH = _node("Action", "Finish", _node("Action Input", '{"return_type":"give_a
 GIVE_UP = _node("Action", "Finish", _node("Action Input", '{"return_type": "give_up_and_restart"}'))
 TREE = {
     "tree": {"tree": _node("Action Input", "", GIVE_UP, _node(
-        "Thought", "I look it up", _node("Action", "weather", _node("Action Input", ARGUMENTS, FINISH, observation="sunny"))
+        "Thought", "I look it up",
+        _node("Action", "weather", _node("Action Input", ARGUMENTS, FINISH, observation="sunny")),
     ))},
     "answer_generation": {
         "query": "Weather in Paris?", "function": [SCHEMA[0]["function"], {"name": "Finish", "parameters": {}}],
@@ -244,7 +246,10 @@ def test_every_file_type_gives_the_same_samples(suffix: str, tmp_path: Path) -> 
 
 def test_samples_in_parquet_get_no_foreign_nulls(tmp_path: Path) -> None:
     clock = ToolSpec("clock", "", {"type": "object", "properties": {"zone": {"type": "string"}}, "required": []})
-    samples = [Sample((Message(role="user", content="hi"),), "Hello", tools=(tool,)) for tool in (WEATHER, clock)]
+    samples = [
+        Sample((Message(role="user", content="hi"),), "Hello", tools=(tool,), meta={"id": 1})
+        for tool in (WEATHER, clock)
+    ]
     parquet.write_table(pa.Table.from_pylist([sample.to_json() for sample in samples]), tmp_path / "s.parquet")
     assert [sample.tools for sample in load_samples(tmp_path).samples] == [sample.tools for sample in samples]
 
@@ -324,10 +329,9 @@ def test_a_schema_from_outside_fetches_nothing() -> None:
         "name": "weather",
         "parameters": {"type": "object", "properties": {"city": {"$ref": "http://127.0.0.1:9/x"}}},
     }
+    episode = FORMATS["sharegpt"].read({**SHAREGPT, "tools": [tool]})
     with pytest.raises(DataError, match="no usable JSON Schema"):
-        from toolweave.data.validate import check_episode
-
-        check_episode(FORMATS["sharegpt"].read({**SHAREGPT, "tools": [tool]}))
+        check_episode(episode)
 
 
 def test_strategies(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def is_agentfabric(row: Mapping[str, Any]) -> bool:
 
 
 def join_visits(rows: Iterable[tuple[int, Json]]) -> Iterator[tuple[int, Json]]:
-    """Yield one row `{"visit": [row, …], "rows": how many}` for each run of rows of one visit, with the line of its first.
+    """Yield one row `{"visit": [row, …], "rows": how many}` with the line of its first, for each visit.
 
     Of rows that grow each other within a turn only the last is kept: it shows all calls of the turn.
     """

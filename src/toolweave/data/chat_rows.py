@@ -156,9 +156,9 @@ def _hermes_tools(system: str) -> tuple[tuple[ToolSpec, ...], str]:
         except ValueError as error:
             raise RowError(f"the tools of the system message are not JSON: {error}", failure=Failure.SCHEMA) from error
     # The frame around the list tells how to write calls; a dialect writes its own.
-    return read_tools(listed), re.split(r"\n#+ *Tools\b|You are a function calling AI model", system[: found.start()])[
-        0
-    ]
+    return read_tools(listed), re.split(
+        r"(?:^|\n)#+ *Tools\b|You are a function calling AI model", system[: found.start()]
+    )[0]
 
 
 def _text(content: Any) -> str:

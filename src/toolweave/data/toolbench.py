@@ -49,7 +49,7 @@ def _tree_episode(row: Mapping[str, Any]) -> Episode:
         text = str(node.get("description") or "")
         if node.get("node_type") == "Action":
             name = text.strip()
-        elif node.get("node_type") == "Action Input":
+        elif node.get("node_type") == "Action Input" and name:  # the root is one too, of no action
             said += _acted(name, text, observation_text(node.get("observation") or ""))
     meta = {"id": row["id"]} if "id" in row else {}
     return build_episode(said, _without_finish(read_tools(answer.get("function"))), "", meta)
