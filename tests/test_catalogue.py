@@ -9,22 +9,23 @@ from functools import cache
 import pytest
 from jsonschema import Draft202012Validator
 
-from toolweave.data.catalogue import load_catalogue
-from toolweave.data.synthesize import Kind, held_out_episodes, training_groups
+from toolweave.data.catalogue import Breadth, load_catalogue
+from toolweave.data.synthesize import VISITS_PER_GROUP, Kind, held_out_episodes, training_groups
 from toolweave.dialects import get_dialect
 from toolweave.types import Episode, Lang, Sample, ToolCall
 
-VISITS = 600
+# A group for every agent and language.
+VISITS = 2 * len(load_catalogue().known(Breadth.ALL)) * VISITS_PER_GROUP
 
 
 @cache
 def groups() -> tuple[tuple[Sample, ...], ...]:
-    return tuple(map(tuple, training_groups(VISITS)))
+    return tuple(map(tuple, training_groups(VISITS, breadth=Breadth.ALL)))
 
 
 @cache
 def held_out() -> tuple[Episode, ...]:
-    return tuple(held_out_episodes())
+    return tuple(held_out_episodes(breadth=Breadth.ALL))
 
 
 def queries(sample: Sample) -> Iterator[str]:
@@ -36,12 +37,12 @@ def queries(sample: Sample) -> Iterator[str]:
 
 
 def test_the_catalogue_is_broad() -> None:
-    agents = load_catalogue().agents
-    known = [agent for agent in agents if not agent.held_out]
-    assert len(known) >= 8
-    assert len({tool.name for agent in known for tool in agent.tools}) >= 25
-    assert sum(agent.held_out for agent in agents) >= 2
-    assert {"amap_weather", "image_gen"} <= {tool.name for agent in known for tool in agent.tools}
+    core = load_catalogue().known(Breadth.CORE)
+    assert len(core) >= 8
+    assert len({tool.name for agent in core for tool in agent.tools}) >= 25
+    assert sum(agent.held_out for agent in load_catalogue().agents) >= 2
+    assert {"amap_weather", "image_gen"} <= {tool.name for agent in core for tool in agent.tools}
+    assert set(map(id, core)) < set(map(id, load_catalogue().known(Breadth.ALL)))
 
 
 def test_tool_names_are_unique() -> None:
@@ -58,15 +59,15 @@ def test_every_tool_has_a_valid_schema(lang: Lang) -> None:
 
 def test_training_covers_agents_languages_and_kinds() -> None:
     metas = [sample.meta for group in groups() for sample in group]
-    assert {meta["agent"] for meta in metas} == {agent.key for agent in load_catalogue().agents if not agent.held_out}
+    assert {meta["agent"] for meta in metas} == {agent.key for agent in load_catalogue().known(Breadth.ALL)}
     assert {meta["lang"] for meta in metas} == set(Lang)
     assert {meta["kind"] for meta in metas} == set(Kind)
     assert {meta["dialect"] for meta in metas} == {"agentfabric-v06", "agentfabric-v07"}
 
 
 def test_held_out_visits_cover_languages_kinds_and_unseen_agents() -> None:
+    assert len(held_out_episodes()) >= 200
     visits = held_out()
-    assert len(visits) >= 200
     unseen = {agent.key for agent in load_catalogue().agents if agent.held_out}
     for lang in Lang:
         of_lang = [visit for visit in visits if visit.lang is lang]

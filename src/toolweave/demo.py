@@ -36,8 +36,10 @@ from toolweave.serving.process import serve_model
 from toolweave.training.checkpoint import best_checkpoint
 
 # Sized for 30 minutes in all on two cores without fast bf16.
-TRAINING_VISITS = 480
+TRAINING_VISITS = 768
 _CHATS, _SELF_COGNITION = 40, 24
+# Prompts have about 1,000 tokens: a batch should hold many replies to one.
+_BATCH_TOKENS = 2048
 # The base model rambles to its limit; replies of the tuned one need a third of this.
 _MAX_TOKENS = 160
 _console = Console()
@@ -176,6 +178,7 @@ def _fine_tune(samples: Path, model: str, run: Path, data_key: str) -> None:
     _command(
         "sft", "--dataset", samples, "--model", model, "--output_dir", run,
         "--add_output_dir_suffix", "false", "--resume_from_checkpoint", "auto",
+        "--max_tokens_per_batch", str(_BATCH_TOKENS),
     )  # fmt: skip
 
 

@@ -35,6 +35,13 @@ class Split(Enum):
     TEST = "test"
 
 
+class Breadth(Enum):
+    """Which agents to train on: the core ones, that a small model learns in minutes, or all."""
+
+    CORE = "core"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A slot's value: as the user says it and as the argument takes it."""
@@ -112,7 +119,7 @@ class CatalogueTool:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent of the catalogue. `held_out` agents are only ever tested on."""
+    """An agent of the catalogue. `held_out` agents are only ever tested on; `core` ones are learned in minutes."""
 
     key: str
     name: Mapping[str, str]
@@ -120,6 +127,7 @@ class Agent:
     functions: Mapping[str, Sequence[str]]
     role: Mapping[str, Sequence[str]]
     tools: tuple[CatalogueTool, ...]
+    core: bool
     held_out: bool
 
 
@@ -131,6 +139,10 @@ class Catalogue:
     conversation: Mapping[str, Mapping[str, Any]]
     chat: Mapping[str, Sequence[Mapping[str, str]]]
     self_cognition: Mapping[str, Sequence[Mapping[str, str]]]
+
+    def known(self, breadth: Breadth) -> list[Agent]:
+        """Return the agents to train on."""
+        return [agent for agent in self.agents if not agent.held_out and (agent.core or breadth is Breadth.ALL)]
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -157,11 +169,11 @@ def load_catalogue() -> Catalogue:
 def _agent(file: str, content: Mapping[str, Any], pools: Mapping[str, Any]) -> Agent:
     agent = content["agent"]
     tools = tuple(_tool(file, tool, pools) for tool in content["tools"])
-    held_out = bool(content.get("heldout_agent"))
+    core, held_out = bool(content.get("core_agent")), bool(content.get("heldout_agent"))
     functions: dict[str, list[str]] = {
         lang: [text.rstrip("。.") for text in agent["instruction"][lang]] for lang in Lang
     }
-    return Agent(agent["key"], agent["name"], agent["description"], functions, agent["role"], tools, held_out)
+    return Agent(agent["key"], agent["name"], agent["description"], functions, agent["role"], tools, core, held_out)
 
 
 def _tool(file: str, tool: Mapping[str, Any], pools: Mapping[str, Any]) -> CatalogueTool:

@@ -14,14 +14,27 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from toolweave.data.catalogue import Agent, Catalogue, CatalogueTool, Drawn, Split, fill, load_catalogue, placeholders
+from toolweave.data.catalogue import (
+    Agent,
+    Breadth,
+    Catalogue,
+    CatalogueTool,
+    Drawn,
+    Split,
+    fill,
+    load_catalogue,
+    placeholders,
+)
 from toolweave.dialects import get_dialect
 from toolweave.types import Episode, Lang, Role, Sample, Step, ToolCall, ToolSpec, Turn
 
 # How many pairs at the end of a list in conversation.yaml and chat.yaml are only for testing.
 _TEST_PAIRS = 5
 _TEST_CHATS = 30
-VISITS_PER_GROUP = 16
+VISITS_PER_GROUP = 32
+# So many of them are trained from the question to the answer; of the others only the first request, where the model
+# decides whether and what to call. That is the harder part, and costs a third.
+_WHOLE_VISITS = 10
 _DIALECTS = ("agentfabric-v06", "agentfabric-v07")
 
 
@@ -36,14 +49,8 @@ class Kind(StrEnum):
     NO_CALL = "no_call"
 
 
-_MIX = {
-    Kind.ONE_CALL: 0.50,
-    Kind.TWO_CALL: 0.13,
-    Kind.FOLLOW_UP: 0.09,
-    Kind.TOOL_ERROR: 0.07,
-    Kind.MISSING: 0.07,
-    Kind.NO_CALL: 0.14,
-}
+_WHOLE_MIX = {Kind.ONE_CALL: 0.36, Kind.TWO_CALL: 0.28, Kind.FOLLOW_UP: 0.20, Kind.TOOL_ERROR: 0.16}
+_DECISION_MIX = {Kind.ONE_CALL: 0.64, Kind.FOLLOW_UP: 0.04, Kind.TWO_CALL: 0.04, Kind.MISSING: 0.10, Kind.NO_CALL: 0.18}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +89,22 @@ class Synthesizer:
         self._split = split
         self._catalogue = catalogue or load_catalogue()
 
-    def group(self, agent: Agent, lang: Lang, visits: int = VISITS_PER_GROUP) -> list[Episode]:
-        """Return training episodes that all share one system message."""
+    def group(self, agent: Agent, lang: Lang) -> list[Sample]:
+        """Return training samples of visits that all share one system message."""
         setting = self._vary(agent, lang)
-        kinds = self._rng.choices(list(_MIX), weights=list(_MIX.values()), k=visits)
-        return [self.episode(setting, kind) for kind in kinds]
+        whole = [self.episode(setting, kind) for kind in self._kinds(_WHOLE_MIX, _WHOLE_VISITS)]
+        decisions = [
+            self.episode(setting, kind) for kind in self._kinds(_DECISION_MIX, VISITS_PER_GROUP - _WHOLE_VISITS)
+        ]
+        dialect = get_dialect(setting.dialect)
+        samples = [sample for episode in whole for sample in dialect.render(episode)]
+        for episode in decisions:
+            last = len(episode.turns) - 1
+            samples.append(next(sample for sample in dialect.render(episode) if sample.meta["turn"] == last))
+        return samples
+
+    def _kinds(self, mix: Mapping[Kind, float], count: int) -> list[Kind]:
+        return self._rng.choices(list(mix), weights=list(mix.values()), k=count)
 
     def episode(self, setting: _Setting, kind: Kind, tool: CatalogueTool | None = None) -> Episode:
         """Return one episode of a kind; its last turn is the visit, earlier ones are history."""
@@ -111,12 +129,12 @@ class Synthesizer:
 
     def _vary(self, agent: Agent, lang: Lang) -> _Setting:
         rng = self._rng
-        tools = rng.sample(agent.tools, k=min(len(agent.tools), rng.choice((1, 1, 2, 2, 3, 4))))
+        tools = rng.sample(agent.tools, k=min(len(agent.tools), rng.choice((2, 3, 3, 4, 4, 5))))
         if rng.random() < 0.35:
-            others = [t for other in self._catalogue.agents if not other.held_out for t in other.tools]
+            others = [tool for other in self._catalogue.known(Breadth.ALL) for tool in other.tools]
             names = {tool.name for tool in tools}
             strangers = [tool for tool in rng.sample(others, k=2) if tool.name not in names]
-            tools = [*tools, *strangers][-4:]
+            tools = [*tools, *strangers][-5:]
         rng.shuffle(tools)
         aliases = {tool.name: _alias(tool.name, rng) for tool in tools if rng.random() < 0.35}
         return _Setting(agent, tuple(tools), aliases, self._instruction(agent, lang), lang, rng.choice(_DIALECTS))
@@ -301,30 +319,29 @@ def _alias(name: str, rng: random.Random) -> str:
     )
 
 
-def training_groups(visits: int, seed: int = 0) -> Iterator[list[Sample]]:
-    """Yield groups of samples, about `visits` episodes in all, each group sharing one system message.
+def training_groups(visits: int, seed: int = 0, breadth: Breadth = Breadth.CORE) -> Iterator[list[Sample]]:
+    """Yield groups of samples, about `visits` visits in all, each group sharing one system message.
 
-    Agents and languages take turns, so every stretch of the stream covers the whole catalogue.
+    Agents and languages take turns, so every stretch of the stream covers all of them.
     """
     synthesizer = Synthesizer(seed, Split.TRAIN)
     rng = random.Random(seed + 1)
-    agents = [agent for agent in load_catalogue().agents if not agent.held_out]
+    agents = load_catalogue().known(breadth)
     rounds: list[tuple[Agent, Lang]] = []
     for _ in range(max(1, round(visits / VISITS_PER_GROUP))):
         if not rounds:
             rounds = [(agent, lang) for agent in agents for lang in Lang]
             rng.shuffle(rounds)
-        agent, lang = rounds.pop()
-        episodes = synthesizer.group(agent, lang)
-        yield [sample for episode in episodes for sample in get_dialect(episode.meta["dialect"]).render(episode)]
+        yield synthesizer.group(*rounds.pop())
 
 
-def held_out_episodes(seed: int = 7) -> list[Episode]:
+def held_out_episodes(seed: int = 7, breadth: Breadth = Breadth.CORE) -> list[Episode]:
     """Return the fixed held-out episodes: test phrases and values, and two agents never trained on."""
     synthesizer = Synthesizer(seed, Split.TEST)
     counts = {Kind.TWO_CALL: 14, Kind.FOLLOW_UP: 14, Kind.TOOL_ERROR: 14, Kind.MISSING: 10, Kind.NO_CALL: 24}
     episodes: list[Episode] = []
-    agents = load_catalogue().agents
+    catalogue = load_catalogue()
+    agents = [*catalogue.known(breadth), *(agent for agent in catalogue.agents if agent.held_out)]
     for lang in Lang:
         # One prompt an agent and language: as in an app, its visits share their prefix.
         settings = [
@@ -333,7 +350,7 @@ def held_out_episodes(seed: int = 7) -> list[Episode]:
         ]
         for setting in settings:
             for tool in setting.tools:
-                for _ in range(3 if setting.agent.held_out else 1):
+                for _ in range(3 if setting.agent.held_out else 2):
                     episode = synthesizer.episode(setting, Kind.ONE_CALL, tool)
                     episode.meta["held_out_agent"] = setting.agent.held_out
                     episodes.append(episode)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from toolweave.data.catalogue import Breadth
 from toolweave.data.jsonl import numbered_lines, read_jsonl
 from toolweave.data.synthesize import held_out_episodes
 from toolweave.errors import DataError
@@ -30,7 +31,7 @@ def held_out_queries(files: Iterable[Path] = ()) -> list[str]:
     A .jsonl file holds samples or any rows with `messages` or `query`; any other file holds one query a line.
     Raises DataError for a row that has neither.
     """
-    queries = [turn.query for episode in held_out_episodes() for turn in episode.turns]
+    queries = [turn.query for episode in held_out_episodes(breadth=Breadth.ALL) for turn in episode.turns]
     for path in files:
         queries += _of_rows(path) if path.suffix == ".jsonl" else _of_lines(path)
     return list(dict.fromkeys(queries))
