@@ -21,8 +21,8 @@ _FAILURE = re.compile(
 )
 _ASKING = re.compile(
     r"[?？]|请问|请告诉|请提供|请说|请给|告诉我|请选|请输入|请描述|请把|麻烦发|"
-    r"\b(?:what|which|where|who|when|how)\b.*\?|please (?:tell|provide|give|let|specify|share|name|send|describe)|tell me|"
-    r"could you|let me know|i(?:'ll| will)? need (?:to know|the|your)",
+    r"\b(?:what|which|where|who|when|how)\b.*\?|please (?:tell|provide|give|let|specify|share|name|send|describe)|"
+    r"tell me|could you|let me know|i(?:'ll| will)? need (?:to know|the|your)",
     re.IGNORECASE,
 )
 _ZH_VERBS = (
