@@ -1,0 +1,55 @@
+"""What the peers' workers share: both train with transformers' Trainer, so one callback takes their turns."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from turns import Turns
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+class TurnCallback(TrainerCallback):
+    """One turn is one micro-batch: forward, backward and, when it is the last of a step, the optimiser.
+
+    Compares what reaches the model with the rows `tokens`, in their order.
+    """
+
+    def __init__(self, turns: Turns, tokens: list[dict[str, Any]], version: str) -> None:
+        self._turns, self._rows, self._version = turns, tokens, version
+        self._seen: dict[str, Any] = {}
+        self._at = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._size = args.per_device_train_batch_size
+        kwargs["model"].register_forward_pre_hook(self._look, with_kwargs=True)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._turns.over(**self._seen)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._turns.over(**self._seen)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._turns.finish([entry["loss"] for entry in state.log_history if "loss" in entry], self._version)
+
+    def _look(self, module: Any, args: Any, inputs: dict[str, Any]) -> None:
+        """Note how the batch differs from the rows it is made of: a few microseconds a row."""
+        rows = self._rows[self._at : self._at + self._size]
+        self._at += self._size
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        real = ids if mask is None else ids[mask.bool()]
+        labels = inputs.get("labels")
+        wanted = list(chain.from_iterable(row["ids"] for row in rows))
+        self._seen = {
+            "tokens": real.numel(),
+            "padded": ids.numel(),
+            "labels": None if labels is None else int((labels != -100).sum()),
+            "same_tokens": real.flatten().tolist() == wanted,
+        }
