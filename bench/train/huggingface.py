@@ -27,16 +27,20 @@ class TurnCallback(TrainerCallback):
         self._at = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Watch what reaches the model."""
         self._size = args.per_device_train_batch_size
         kwargs["model"].register_forward_pre_hook(self._look, with_kwargs=True)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the turn of a micro-batch."""
         self._turns.over(**self._seen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the turn of a step's last micro-batch."""
         self._turns.over(**self._seen)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report the losses."""
         self._turns.finish([entry["loss"] for entry in state.log_history if "loss" in entry], self._version)
 
     def _look(self, module: Any, args: Any, inputs: dict[str, Any]) -> None:

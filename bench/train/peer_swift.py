@@ -9,6 +9,9 @@ from pathlib import Path
 
 from huggingface import TurnCallback, read_rows
 from swift.pipelines import sft_main
+from swift.template import register_template
+from swift.template.templates.utils import ChatmlTemplateMeta
+from swift.trainers import patcher  # noqa: F401  # replaces the default callbacks when it is imported
 from transformers import trainer
 from turns import Turns
 
@@ -18,11 +21,12 @@ def main() -> None:
     turns, folder = Turns(), Path(options["data"])
     callback = TurnCallback(turns, read_rows(folder / "tokens.jsonl"), f"ms-swift {version('ms-swift')}")
     trainer.DEFAULT_CALLBACKS.append(callback)
+    # Its own ChatML learns a newline after the stop token, which no server ever writes; else they are the same.
+    register_template(ChatmlTemplateMeta("chatml_stop", suffix=["<|im_end|>"]))
     flags = {
         "model": options["model"],
         "model_type": "llama",
-        "template": "chatml",
-        "template_backend": "jinja",
+        "template": "chatml_stop",
         "loss_scale": "last_round",
         "dataset": str(folder / "messages.jsonl"),
         "split_dataset_ratio": 0,

@@ -38,8 +38,6 @@ from toolweave.models.base_models import EMBEDDED, LoadedModel, load
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parents[1] / ".bench"
 RESULT = HERE.parent / "results" / "train.json"
-BATCH = 4
-"""Rows of a peer's micro-batch."""
 _GEMM = 2048
 _console = Console(soft_wrap=True)
 
@@ -70,6 +68,7 @@ class Timed:
         return [(work.unique if unique else work.nominal) / seconds for work, seconds in done][1:]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the medians and the raw figures."""
         return {
             "version": self.last["version"],
             "tokens_per_second": round(statistics.median(self.speeds()), 1),
@@ -101,15 +100,16 @@ def main() -> None:
     peaks: list[float] = []
     step = {**settings, "batch": args.rows, "accumulation": 1}
     agent = agent_rows(loaded.template, args.rows * args.steps, recipe_of({**step, "turns": args.steps}))
-    rounds = len(agent.rows) // BATCH
+    rounds = len(agent.rows) // args.batch
+    alone = {**settings, "batch": 1, "accumulation": args.batch, "turns": rounds}
     on_agent = _race(agent, [
         _ours("toolweave", agent, {**step, "turns": rounds}, model),
-        _ours("toolweave, sharing off", agent, {**settings, "batch": 1, "accumulation": BATCH, "turns": rounds}, model),
-        *_peers(pythons, agent, {**settings, "batch": BATCH, "accumulation": args.rows // BATCH}, model),
+        _ours("toolweave, sharing off", agent, alone, model),
+        *_peers(pythons, agent, {**settings, "batch": args.batch, "accumulation": args.rows // args.batch}, model),
     ], peaks)  # fmt: skip
 
-    step = {**settings, "batch": BATCH, "accumulation": 1, "turns": args.distinct}
-    distinct = distinct_rows(loaded.template, BATCH * args.distinct, recipe_of(step))
+    step = {**settings, "batch": args.batch, "accumulation": 1, "turns": args.distinct}
+    distinct = distinct_rows(loaded.template, args.batch * args.distinct, recipe_of(step))
     on_distinct = _race(distinct, [
         _ours("toolweave", distinct, step, model),
         *_peers(pythons, distinct, step, model),
@@ -132,7 +132,11 @@ def main() -> None:
         "gemm_peak_flops": peak,
         "flops_per_unique_token": flops,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "settings": {**settings, **vars(args), "omp_wait_policy": "PASSIVE", "peer_batch": BATCH},
+        "settings": {
+            **settings,
+            **{k: v for k, v in vars(args).items() if k != "result"},
+            "omp_wait_policy": "PASSIVE",
+        },
         "agent": {name: timed.to_json() for name, timed in on_agent.items()},
         "distinct": {name: timed.to_json() for name, timed in on_distinct.items()},
     }
@@ -217,7 +221,7 @@ def _peers(pythons: Mapping[str, str], workload: Workload, options: Mapping[str,
     for name, python in pythons.items():
         told = {**options, **PEERS[name].options, "model": str(model), "data": str(CACHE / workload.name)}
         told["output"] = str(CACHE / "output" / f"{workload.name}-{name}")
-        courses.append(Course(name, python, PEERS[name].worker, told, workload.turns_of_rows(BATCH)))
+        courses.append(Course(name, python, PEERS[name].worker, told, workload.turns_of_rows(options["batch"])))
     return courses
 
 
@@ -239,7 +243,8 @@ def _print_table(
         losses = " ".join(f"{loss:.3f}" for loss in one.last["losses"][: args.steps])
         table.add_row(
             name, f"{nominal:.0f}", f"{unique:.0f}", f"{unique * flops / peak:.0%}",
-            f"{one.last['peak_bytes'] / 2**30:.1f} GiB", losses, "yes" if not one.differing else f"{one.differing} differ",
+            f"{one.last['peak_bytes'] / 2**30:.1f} GiB", losses,
+            f"{one.differing} turns differ" if one.differing else "yes",
         )  # fmt: skip
     _console.print(table)
 
@@ -269,7 +274,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=["ms-swift", "trl"])
-    parser.add_argument("--rows", type=int, default=16, help=f"rows of an optimiser step, a multiple of {BATCH}")
+    parser.add_argument("--rows", type=int, default=16, help="rows of an optimiser step, a multiple of --batch")
+    parser.add_argument("--batch", type=int, default=4, help="rows of a peer's micro-batch")
     parser.add_argument("--steps", type=int, default=3, help="optimiser steps of a peer on the agent data")
     parser.add_argument("--distinct", type=int, default=6, help="turns on rows that share nothing")
     parser.add_argument("--dropout", type=float, default=0.05, help="of the adapters; the published recipe has 0.05")
@@ -279,9 +285,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--result", type=Path, default=None, help="where the figures go")
     args = parser.parse_args()
     if args.smoke:
-        args.rows, args.steps, args.distinct = 2 * BATCH, 1, 2
-    if args.rows % BATCH:
-        parser.error(f"--rows must be a multiple of {BATCH}")
+        args.batch, args.rows, args.steps, args.distinct = 1, 2, 1, 2
+    if args.rows % args.batch:
+        parser.error("--rows must be a multiple of --batch")
     return args
 
 
