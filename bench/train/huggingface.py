@@ -49,11 +49,12 @@ class TurnCallback(TrainerCallback):
         self._at += self._size
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         real = ids if mask is None else ids[mask.bool()]
-        labels = inputs.get("labels")
+        labels = inputs["labels"][inputs["labels"] != -100].tolist()
         wanted = list(chain.from_iterable(row["ids"] for row in rows))
+        learned = list(chain.from_iterable(row["ids"][row["prompt"] :] for row in rows))
         self._seen = {
             "tokens": real.numel(),
             "padded": ids.numel(),
-            "labels": None if labels is None else int((labels != -100).sum()),
-            "same_tokens": real.flatten().tolist() == wanted,
+            "labels": len(labels),
+            "same": real.flatten().tolist() == wanted and labels == learned,
         }

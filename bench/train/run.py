@@ -75,7 +75,7 @@ class Timed:
             "unique_tokens_per_second": round(statistics.median(self.speeds(unique=True)), 1),
             "peak_bytes": self.last["peak_bytes"],
             "losses": self.last["losses"],
-            "turns_with_other_tokens": self.differing,
+            "turns_with_other_tokens_or_labels": self.differing,
             "turns": [
                 {"nominal": work.nominal, "unique": work.unique, "seconds": round(seconds, 4)}
                 for work, seconds in zip(self.course.work, self.seconds, strict=False)
@@ -206,7 +206,7 @@ def _race(workload: Workload, courses: Sequence[Course], peaks: list[float]) -> 
 
 def _note(timed: Timed, report: Mapping[str, Any]) -> None:
     timed.seconds.append(report["seconds"])
-    timed.differing += report.get("same_tokens") is False
+    timed.differing += report.get("same") is False
 
 
 def _ours(name: str, workload: Workload, options: Mapping[str, Any], model: Path) -> Course:
@@ -236,7 +236,14 @@ def _print_table(
         f"{sharing:.2f} times; GEMM peak {peak / 1e9:.0f} GFLOP/s"
     )
     table = Table(
-        "", "tokens/s", "unique/s", "of GEMM peak", "peak memory", "loss of each step", "same tokens", title=title
+        "",
+        "tokens/s",
+        "unique/s",
+        "of GEMM peak",
+        "peak memory",
+        "loss of each step",
+        "same tokens and labels",
+        title=title,
     )
     for name, one in timed.items():
         nominal, unique = (statistics.median(one.speeds(unique=unique)) for unique in (False, True))
