@@ -16,14 +16,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 class TurnCallback(TrainerCallback):
-    """One turn is one micro-batch: forward, backward and, when it is the last of a step, the optimiser.
+    """One turn is `per_turn` micro-batches: forward, backward and, after the last of a step, the optimiser.
 
     Compares what reaches the model with the rows `tokens`, in their order.
     """
 
-    def __init__(self, turns: Turns, tokens: list[dict[str, Any]], version: str) -> None:
-        self._turns, self._rows, self._version = turns, tokens, version
-        self._seen: dict[str, Any] = {}
+    def __init__(self, turns: Turns, tokens: list[dict[str, Any]], version: str, per_turn: int) -> None:
+        self._turns, self._rows, self._version, self._per_turn = turns, tokens, version, per_turn
+        self._seen: list[dict[str, Any]] = []
         self._at = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -33,15 +33,22 @@ class TurnCallback(TrainerCallback):
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the turn of a micro-batch."""
-        self._turns.over(**self._seen)
+        self._batch_is_over()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the turn of a step's last micro-batch."""
-        self._turns.over(**self._seen)
+        self._batch_is_over()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report the losses."""
         self._turns.finish([entry["loss"] for entry in state.log_history if "loss" in entry], self._version)
+
+    def _batch_is_over(self) -> None:
+        if len(self._seen) == self._per_turn:
+            sums = {name: sum(seen[name] for seen in self._seen) for name in ("tokens", "padded", "labels")}
+            same = all(seen["same"] for seen in self._seen)
+            self._seen.clear()
+            self._turns.over(**sums, same=same)
 
     def _look(self, module: Any, args: Any, inputs: dict[str, Any]) -> None:
         """Note how the batch differs from the rows it is made of: a few microseconds a row."""
@@ -52,9 +59,10 @@ class TurnCallback(TrainerCallback):
         labels = inputs["labels"][inputs["labels"] != -100].tolist()
         wanted = list(chain.from_iterable(row["ids"] for row in rows))
         learned = list(chain.from_iterable(row["ids"][row["prompt"] :] for row in rows))
-        self._seen = {
+        seen = {
             "tokens": real.numel(),
             "padded": ids.numel(),
             "labels": len(labels),
             "same": real.flatten().tolist() == wanted and labels == learned,
         }
+        self._seen.append(seen)

@@ -19,7 +19,9 @@ from turns import Turns
 def main() -> None:
     options = json.loads(sys.argv[1])
     turns, folder = Turns(), Path(options["data"])
-    callback = TurnCallback(turns, read_rows(folder / "tokens.jsonl"), f"ms-swift {version('ms-swift')}")
+    callback = TurnCallback(
+        turns, read_rows(folder / "tokens.jsonl"), f"ms-swift {version('ms-swift')}", options["per_turn"]
+    )
     trainer.DEFAULT_CALLBACKS.append(callback)
     # Its own ChatML learns a newline after the stop token, which no server ever writes; else they are the same.
     register_template(ChatmlTemplateMeta("chatml_stop", suffix=["<|im_end|>"]))

@@ -54,7 +54,7 @@ def main() -> None:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    callback = TurnCallback(turns, rows, f"TRL {version('trl')}")
+    callback = TurnCallback(turns, rows, f"TRL {version('trl')}", options["per_turn"])
     SFTTrainer(options["model"], config, train_dataset=dataset, peft_config=lora, callbacks=[callback]).train()
 
 

@@ -12,15 +12,18 @@ _TORCH = "torch==2.13.0"
 
 
 class Peer(NamedTuple):
-    """What to install, and the worker that trains with it."""
+    """What to install, the worker that trains with it, and whether a batch is one row, accumulated."""
 
     packages: tuple[str, ...]
     worker: str
     options: Mapping[str, bool] = {}
+    single: bool = False
 
 
 PEERS = {
     "ms-swift": Peer(("ms-swift",), "peer_swift.py"),
+    # ms-swift computes logits only on labels when a batch is one row.
+    "ms-swift-1-row": Peer(("ms-swift",), "peer_swift.py", single=True),
     "trl": Peer(("trl", "peft"), "peer_trl.py", {"padding_free": False}),
     "trl-padding-free": Peer(("trl", "peft"), "peer_trl.py", {"padding_free": True}),
 }

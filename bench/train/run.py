@@ -170,10 +170,11 @@ def gemm_peak() -> float:
 
 
 def ratio(timed: Mapping[str, Timed], ours: str, peer: str) -> float | None:
-    """Return the median over the rounds of our tokens per second against the peer's."""
-    if peer not in timed:
+    """Return the median over the rounds of our tokens per second against the peer's fastest variant."""
+    variants = [one.speeds() for name, one in timed.items() if name.startswith(peer)]
+    if not variants:
         return None
-    pairs = zip(timed[ours].speeds(), timed[peer].speeds(), strict=True)
+    pairs = zip(timed[ours].speeds(), max(variants, key=statistics.median), strict=True)
     return round(statistics.median(a / b for a, b in pairs), 2)
 
 
@@ -220,7 +221,10 @@ def _peers(pythons: Mapping[str, str], workload: Workload, options: Mapping[str,
     courses = []
     for name, python in pythons.items():
         told = {**options, **PEERS[name].options, "model": str(model), "data": str(CACHE / workload.name)}
-        told["output"] = str(CACHE / "output" / f"{workload.name}-{name}")
+        told |= {"output": str(CACHE / "output" / f"{workload.name}-{name}"), "per_turn": 1}
+        if PEERS[name].single:
+            size = options["batch"]
+            told |= {"batch": 1, "accumulation": size * options["accumulation"], "per_turn": size}
         courses.append(Course(name, python, PEERS[name].worker, told, workload.turns_of_rows(options["batch"])))
     return courses
 
