@@ -27,7 +27,6 @@ from toolweave.models.base_models import EMBEDDED, load
 from toolweave.training import attention
 from toolweave.training.lora import add_lora
 from toolweave.training.loss import tree_loss
-from toolweave.training.plan import Plan
 from toolweave.training.prefix_tree import PrefixTree
 
 # The first that occurs in an operator's name decides.
@@ -54,8 +53,7 @@ def main() -> None:
         "max_grad_norm": 1.0, "batch": args.rows, "accumulation": 1, "turns": 1,
     })  # fmt: skip
     rows = agent_rows(loaded.template, args.rows, recipe).rows
-    (batch,) = Plan.of([row.encoded for row in rows], recipe.optim, world=1).step(0)
-    tree = PrefixTree.build(batch)
+    tree = PrefixTree.build([row.encoded for row in rows])
     flops, layers = flops_per_token(loaded.model), loaded.model.config.num_hidden_layers
     bytes_moved = layers * _bytes_of_a_layer(loaded.model, len(tree.tokens), layers)
     # Two products forward and four backward, of 2 operations each.

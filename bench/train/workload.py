@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from toolweave.training.prefix_tree import Encoded, PrefixTree
 from toolweave.training.recipe import Recipe, Strategy
 from toolweave.training.rows import Row, prepare
 from toolweave.types import Sample
+
+
+_POOL = 20 * VISITS_PER_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,10 @@ class Workload:
 
 
 def agent_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:
-    """Return the first `count` rows of our training data, whole groups of visits of one agent."""
-    groups = training_groups(visits=count + VISITS_PER_GROUP)
-    return _ordered("agent", list(islice(chain.from_iterable(groups), count)), template, recipe)
+    """Return the first `count` rows that a run on `_POOL` visits of our training data learns: whole batches."""
+    samples = list(chain.from_iterable(training_groups(_POOL)))
+    whole = _ordered("agent", samples, template, recipe)
+    return replace(whole, rows=whole.rows[:count])
 
 
 def distinct_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:
