@@ -17,7 +17,6 @@ from toolweave.training.recipe import Recipe, Strategy
 from toolweave.training.rows import Row, prepare
 from toolweave.types import Sample
 
-
 _POOL = 20 * VISITS_PER_GROUP
 
 
@@ -60,7 +59,8 @@ class Workload:
 def agent_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:
     """Return the first `count` rows that a run on `_POOL` visits of our training data learns: whole batches."""
     samples = list(chain.from_iterable(training_groups(_POOL)))
-    whole = _ordered("agent", samples, template, recipe)
+    size = recipe.optim.batch_size or 1
+    whole = _ordered("agent", samples[: len(samples) // size * size], template, recipe)
     return replace(whole, rows=whole.rows[:count])
 
 
