@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vllm check format bench clean
+.PHONY: help setup demo test test-vllm check format bench-train clean
 
 help:
 	@echo "make setup   install everything into .venv"
@@ -17,7 +17,7 @@ help:
 	@echo "make test-vllm  the real vLLM (3.4 GB): curl, parity"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix the code"
-	@echo "make bench   time prefix-tree training against one sample at a time"
+	@echo "make bench-train  training against TRL and ms-swift, each installed into .bench once"
 	@echo "make clean   remove .venv and caches; output stays"
 
 setup: $(READY)
@@ -54,8 +54,8 @@ format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup
-	$(BIN)/python bench/tree_speed.py
+bench-train: setup
+	$(BIN)/python bench/train/run.py $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -1,0 +1,86 @@
+"""The rows that all workers learn, in one order, each in the form that its worker reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+
+from toolweave.data.jsonl import write_jsonl
+from toolweave.data.synthesize import VISITS_PER_GROUP, training_groups
+from toolweave.models.template import ChatTemplate
+from toolweave.training.plan import Plan
+from toolweave.training.prefix_tree import Encoded, PrefixTree
+from toolweave.training.recipe import Recipe, Strategy
+from toolweave.training.rows import Row, prepare
+from toolweave.types import Sample
+
+_POOL = 20 * VISITS_PER_GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Tokens of one turn: as if nothing were shared, and as many as are computed."""
+
+    nominal: int
+    unique: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Rows in the order that every peer learns them in, `rows` of them in an optimiser step."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write the rows as samples (ours), tokens (TRL and the comparison) and messages (ms-swift)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_jsonl(folder / "samples.jsonl", [row.sample.to_json() for row in self.rows])
+        tokens = [{"ids": list(row.encoded.ids), "prompt": row.encoded.prompt} for row in self.rows]
+        (folder / "tokens.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tokens), "utf-8")
+        write_jsonl(folder / "messages.jsonl", [{"messages": _spoken(row.sample)} for row in self.rows])
+
+    def turns_of_rows(self, size: int) -> list[Work]:
+        """Return the work of each turn of a peer, which computes every token."""
+        batches = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
+        totals = [sum(len(row.encoded.ids) for row in batch) for batch in batches]
+        return [Work(total, total) for total in totals]
+
+    def turns_of_trees(self, recipe: Recipe) -> list[Work]:
+        """Return the work of each of our turns under `recipe`."""
+        plan = Plan.of([row.encoded for row in self.rows], recipe.optim, world=1)
+        trees = [[PrefixTree.build(batch) for batch in plan.step(number)] for number in range(plan.total)]
+        return [Work(sum(t.nominal for t in step), sum(len(t.tokens) for t in step)) for step in trees]
+
+
+def agent_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:
+    """Return the first `count` rows that a run on `_POOL` visits of our training data learns: whole batches."""
+    samples = list(chain.from_iterable(training_groups(_POOL)))
+    size = recipe.optim.batch_size or 1
+    whole = _ordered("agent", samples[: len(samples) // size * size], template, recipe)
+    return replace(whole, rows=whole.rows[:count])
+
+
+def distinct_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:
+    """Return `count` rows of the same kind that share (next to) nothing: one row of each of `count` groups."""
+    groups = training_groups(visits=count * VISITS_PER_GROUP)
+    return _ordered("distinct", [group[0] for group in islice(groups, count)], template, recipe)
+
+
+def _ordered(name: str, samples: Sequence[Sample], template: ChatTemplate, recipe: Recipe) -> Workload:
+    """Put samples into the order of our first epoch, so that step n learns the same rows everywhere."""
+    kept = prepare(samples, template, recipe.data.max_length, Strategy.ERROR).kept
+    plan = Plan.of([row.encoded for row in kept], recipe.optim, world=1)
+    rows: dict[Encoded, list[Row]] = {}
+    for row in kept:
+        rows.setdefault(row.encoded, []).append(row)
+    order = [sample for number in range(plan.per_epoch) for batch in plan.step(number) for sample in batch]
+    return Workload(name, tuple(rows[sample].pop() for sample in order))
+
+
+def _spoken(sample: Sample) -> list[dict[str, str]]:
+    said = [{"role": str(message["role"]), "content": str(message["content"])} for message in sample.messages]
+    return [*said, {"role": "assistant", "content": sample.completion}]
