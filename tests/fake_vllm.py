@@ -9,7 +9,11 @@ import sys
 import time
 
 SLEEP = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"]
-workers = [subprocess.Popen(SLEEP, start_new_session=own).pid for own in (False, True)]
+fails = os.environ["FAKE_VLLM"] == "fails"
+# A worker in a session of its own can only be found while its parent lives.
+sessions = (False,) if fails else (False, True)
+quiet = {{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}}
+workers = [subprocess.Popen(SLEEP, start_new_session=own, **quiet).pid for own in sessions]
 inherited = {{name: os.environ.get(name) for name in ("PYTHONPATH", "VLLM_API_KEY")}}
 with open(r"{folder}/draft", "w") as file:
     json.dump({{"pids": [os.getpid(), *workers], "arguments": sys.argv[1:], "environ": inherited}}, file)

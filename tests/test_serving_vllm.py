@@ -41,8 +41,11 @@ def started(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "started").read_text("utf-8"))
 
 
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+def all_end(pids: list[int]) -> bool:
+    """Wait for processes that were killed; the machine may take a moment to bury them."""
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        time.sleep(0.05)
+    return True
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_told_to_stop_everything_ends(
             assert about["environ"] == {"PYTHONPATH": None, "VLLM_API_KEY": "secret"}
         process.send_signal(number)
         assert process.wait(60) == code
-    assert not [pid for pid in about["pids"] if alive(pid)]
+    assert all_end(about["pids"])
     assert (environment / ".ready").is_file() == (when != "installs")
 
 
@@ -79,7 +82,7 @@ def test_a_server_that_does_not_come_up(
     monkeypatch.setenv("FAKE_VLLM", "fails")
     with pytest.raises(ServerError, match="vLLM ended with exit code 7"):
         vllm.deploy(tiny_model_dir, "127.0.0.1", 0)
-    assert not [pid for pid in started(environment)["pids"] if alive(pid)]
+    assert all_end(started(environment)["pids"])
 
 
 def test_an_installation_that_fails(environment: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from toolweave.types import InvalidToolCall, Json, Lang, ToolCall
 _BLANKS_AND_MARKUP = " \t\r\n>*`"
 # Longer than any call word, name and marker: text behind a mark that is no call after so much is just text.
 _PATIENCE = 256
+_THINKS, _THOUGHT = "<think>", "</think>"
 _DECODER = json.JSONDecoder()
 
 
@@ -59,6 +60,10 @@ class CallStream:
         self._text = ""
         self._content = ""  # what of it went out as content
         self._scanned = 0  # up to here there is no call
+        # Where the answer has a mark of its own, only the end tells what is content.
+        self._streams = dialect.answer_completion("a") == "a"
+        self._thinking = dialect.parse(f"{_THINKS}a{_THOUGHT}b").text == "b"
+        self._spoken = 0  # here begins what the model says aloud
         self._open: _OpenCall | None = None
         self._started = 0
 
@@ -70,12 +75,14 @@ class CallStream:
     def push(self, text: str) -> ReplyDelta:
         """Take more of the reply."""
         self._text += text
+        if self._thinks():
+            return ReplyDelta()
         if self._open or self._started:
             return ReplyDelta(calls=tuple(self._advance(self._scanned)))
         mark = self._mark()
-        if mark is None:
-            return ReplyDelta(self._more(self._text[: len(self._text) - self._held()]))
-        return ReplyDelta(self._more(self._text[:mark]), tuple(self._advance(mark)))
+        end = len(self._text) - self._held() if mark is None else mark
+        content = self._more(self._text[self._spoken : end]) if self._streams else ""
+        return ReplyDelta(content, () if mark is None else tuple(self._advance(mark)))
 
     def finish(self) -> ReplyDelta:
         """Take the end of the reply: what was held back, as the dialect's parser reads it."""
@@ -91,6 +98,18 @@ class CallStream:
         # A call without a name is nothing to run: it is what the model said.
         nameless = reply.calls and not self._started
         return ReplyDelta(self._more(self._text if nameless else reply.text), tuple(deltas))
+
+    def _thinks(self) -> bool:
+        """Whether the model still thinks, which it may do before it speaks."""
+        if self._thinking:
+            opened = self._text.lstrip()
+            end = self._text.find(_THOUGHT)
+            if opened.startswith(_THINKS) and end >= 0:
+                self._spoken = self._scanned = end + len(_THOUGHT)
+                self._thinking = False
+            elif not opened.startswith(_THINKS) and not _THINKS.startswith(opened):
+                self._thinking = False
+        return self._thinking
 
     def _mark(self) -> int | None:
         """Return where a call may begin: at a mark that opens a line."""
