@@ -334,7 +334,9 @@ def test_what_is_streamed_is_what_the_parser_reads(pieces: list[str], name: str)
         assert [name for name, _ in calls] == [call.name for call in named]
         assert content == (parsed.text if named or not parsed.calls else text.strip())
         for (_, arguments), call in zip(calls, named, strict=True):
-            assert arguments == call_arguments(call)
+            same = arguments == call_arguments(call)
+            # Out of tags the model's own spelling may go out, and the parser's at the end.
+            assert same or (name in ("hermes", "native") and json.loads(arguments) == call.arguments)
         assert stream.called == bool(calls)
 
 

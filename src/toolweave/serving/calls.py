@@ -1,7 +1,7 @@
 """OpenAI tool calls out of a reply in any dialect, while it comes.
 
-The dialect's parser has the last word. A call that is spelled just as the dialect spells it goes out as it comes;
-anything else waits for the end of the reply.
+The dialect's parser has the last word. A call that is spelled just as the dialect spells it goes out as it comes, or,
+where it lies in a JSON object, once that is closed; anything else waits for the end of the reply.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic_core import from_json
 
 from toolweave.dialects import Dialect
-from toolweave.serving.guide import CallFrame
+from toolweave.serving.guide import CallFrame, is_json
 from toolweave.types import InvalidToolCall, Json, Lang, ToolCall
 
 _BLANKS_AND_MARKUP = " \t\r\n>*`"
@@ -56,7 +56,9 @@ class CallStream:
         self._dialect = dialect
         self._frames = [CallFrame.of(dialect, lang) for lang in Lang]
         words = {line.strip() for frame in self._frames for line in frame.head.splitlines() if line.strip()}
-        self._marks = tuple(sorted(word.rstrip(":") for word in words))
+        self._marks = tuple(sorted(word.rstrip(":") for word in words if not is_json(word)))
+        # Tags may stand anywhere in a line, and what is between them counts as a whole.
+        self._tagged = bool(dialect.parse("a" + dialect.call_completion(ToolCall("a", {}), Lang.EN)).calls)
         self._text = ""
         self._content = ""  # what of it went out as content
         self._scanned = 0  # up to here there is no call
@@ -123,18 +125,24 @@ class CallStream:
             self._scanned = first + 1
 
     def _line_start(self, mark: str) -> int | None:
+        """Return where the line begins that this mark opens; of a tag, where it begins itself."""
         at = self._text.find(mark, self._scanned)
-        while at >= 0:
+        while at >= 0 and not self._tagged:
             line = self._text.rfind("\n", 0, at) + 1
             if not self._text[line:at].strip(_BLANKS_AND_MARKUP):
                 return line
             at = self._text.find(mark, at + 1)
-        return None
+        return at if at >= 0 else None
 
     def _held(self) -> int:
         """Return how many characters at the end may still turn out to belong to a call, or to be blanks at the end."""
-        line = self._text[self._text.rfind("\n") + 1 :]
-        bare = line.lstrip(_BLANKS_AND_MARKUP)
+        if self._tagged:
+            last = self._text.rfind("<")
+            line = self._text[last:] if last >= 0 else ""
+            bare = line or "\n"
+        else:
+            line = self._text[self._text.rfind("\n") + 1 :]
+            bare = line.lstrip(_BLANKS_AND_MARKUP)
         if any(mark.startswith(bare) for mark in self._marks):
             kept = self._text[: len(self._text) - len(line)]
         else:
@@ -158,7 +166,7 @@ class CallStream:
                 if found is None:
                     return deltas
                 name, start = found
-                self._open = _OpenCall(self._started, start)
+                self._open = _OpenCall(self._started, start, "}" if self._tagged else None)
                 opened = self._open.push(self._text)
                 if not self._open.sent:
                     # Nothing is promised before it is clear that the arguments are JSON.
@@ -183,17 +191,23 @@ class CallStream:
             for head in (frame.head, frame.head[frame.head.rindex(frame.trigger) :]):
                 if rest.startswith(head):
                     name, middle, _ = rest[len(head) :].partition(frame.middle)
-                    if middle and name.strip() == name and "\n" not in name and name:
+                    # In JSON a name with any of these is another one than it looks.
+                    plain = not (self._tagged and set(name) & set('"\\'))
+                    if middle and name.strip() == name and "\n" not in name and name and plain:
                         return name, start + len(head) + len(name) + len(middle)
         return None
 
 
 class _OpenCall:
-    """A call whose arguments begin at `start` of the reply; `end` is where they end, once they do."""
+    """A call whose arguments begin at `start` of the reply; `end` is where they end, once they do.
 
-    def __init__(self, index: int, start: int) -> None:
+    With `closing`, nothing is certain before the arguments are complete and this follows.
+    """
+
+    def __init__(self, index: int, start: int, closing: str | None) -> None:
         self.index = index
         self.start = start
+        self.closing = closing
         self.sent = ""
         self.end: int | None = None
 
@@ -205,11 +219,15 @@ class _OpenCall:
         try:
             _, length = _DECODER.raw_decode(arguments)
         except (ValueError, RecursionError):
+            if self.closing is not None:
+                return []
             try:
                 from_json(arguments, allow_partial=True)
             except ValueError:
                 return []
         else:
+            if self.closing is not None and not arguments[length:].startswith(self.closing):
+                return []
             arguments = arguments[:length]
             self.end = self.start + length
         return self._send(arguments)

@@ -122,7 +122,12 @@ class CallFrame:
     @property
     def trigger(self) -> str:
         """The last words before the name, without JSON: from here on a reply is a call."""
-        return [line for line in self.head.splitlines() if line.strip() and not set(line) & set('{}"')][-1].rstrip()
+        return [line for line in self.head.splitlines() if line.strip() and not is_json(line)][-1].rstrip()
+
+
+def is_json(line: str) -> bool:
+    """Tell whether a line of a call's spelling is part of its JSON."""
+    return bool(set(line) & set('{}"'))
 
 
 def call_grammar(frame: CallFrame, tools: Sequence[ToolSpec], *, forced: bool) -> str:
