@@ -2,8 +2,8 @@
 
     python bench/engines.py --ckpt_dir MERGED --rounds 3 --output engines.json
 
-`embedded` is `toolweave deploy`, `vllm` is `toolweave deploy --engine vllm` (installed if it is not), `transformers` its
-plain generate. With `--llama_python PYTHON` (that has llama-cpp-python) and `--gguf FILE`, llama.cpp joins them. All of
+`embedded` is `toolweave deploy`, `vllm` is `toolweave deploy --engine vllm` (installed if it is not), `transformers`
+its plain generate. With `--llama_python PYTHON` (that has llama-cpp-python) and `--gguf FILE`, llama.cpp joins them. All of
 them are up at once and take turns, so that a busy moment of the machine hits all. Every request has the same system
 prompt of about 800 tokens, which engines may keep, and a query of its own. Ratios are to vLLM, or to the first engine.
 """
@@ -17,6 +17,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,7 @@ class Engine:
         self.start_seconds = time.perf_counter() - started
 
     def line(self) -> str:
+        """Return the next line that the engine printed."""
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
         assert said, f"{self.name} ended"
@@ -108,9 +110,14 @@ class Server(Engine):
         while (match := re.search(r"serves (\S+) at (http://[\d.:]+)", self.line())) is None:
             pass
         self.model, self.url = match[1], match[2]
-        self._rest = ThreadPoolExecutor(1).submit(lambda: [None for _ in iter(self.line, "")])
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        for _ in self.process.stdout or ():
+            pass
 
     def measure(self, asked: Sequence[list[Message]], template: ChatTemplate, tokens: int) -> dict[str, float]:
+        """Ask all at once, each by a connection of its own."""
         with ThreadPoolExecutor(len(asked)) as clients:
             started = time.perf_counter()
             answers = list(clients.map(lambda messages: self._ask(messages, tokens), asked))
@@ -140,6 +147,7 @@ class Worker(Engine):
         assert json.loads(self.line())["ready"]
 
     def measure(self, asked: Sequence[list[Message]], template: ChatTemplate, tokens: int) -> dict[str, float]:
+        """Ask all in one batch."""
         assert self.process.stdin is not None
         prompts = [template.prompt_ids(messages) for messages in asked]
         self.process.stdin.write(json.dumps({"prompts": prompts, "tokens": tokens}) + "\n")

@@ -36,7 +36,10 @@ WEATHER = ToolSpec(
 )
 NATIVE = get_dialect("native")
 CALLS = [ToolCall("amap_weather", {"location": place}) for place in ("海淀区", "<|im_end|>")]
-REPLIES = {"得雨": "都下雨。", "天气怎样": f"<think>查两次</think>我查一下。\n{NATIVE.calls_completion(CALLS, Lang.ZH)}"}
+REPLIES = {
+    "得雨": "都下雨。",
+    "天气怎样": f"<think>查两次</think>我查一下。\n{NATIVE.calls_completion(CALLS, Lang.ZH)}",
+}
 
 
 def taking_tools() -> ChatTemplate:
@@ -69,7 +72,7 @@ def test_a_native_turn_is_what_the_template_makes_of_it(url: str, engine: Script
     reply = NATIVE.parse("".join(model.complete(first, (), (WEATHER,))))
     assert engine.prompts[-1] == prompt_of(first, (WEATHER,))
     assert (reply.text, list(reply.calls)) == ("我查一下。", CALLS)
-    second = NATIVE.advance(first, NATIVE.calls_completion(CALLS, Lang.ZH), "得雨", "得雨")
+    second = NATIVE.advance(first, CALLING, "得雨", "得雨")
     assert "".join(model.complete(second, (), (WEATHER,))) == "都下雨。"
     assert engine.prompts[-1] == prompt_of(second, (WEATHER,))
     # Calls are told as objects, and no one but the template ends a turn.
@@ -104,6 +107,7 @@ def test_a_template_without_tools_cannot_serve_native_calls() -> None:
         engine.close()
 
 
+DIALECTS = ["v06", "v07", "v07-parallel", "react", "hermes"]
 TEXTS = st.sampled_from(["晴", "12°C", "a\nb", "x"])
 STEPS = st.lists(
     st.builds(
@@ -117,7 +121,7 @@ STEPS = st.lists(
 
 
 def openai_form(episode: Episode, turn: Turn) -> list[ChatMessage]:
-    """The episode up to all steps of its last turn, as OpenAI's clients send it; what was called together is together."""
+    """The episode up to all steps of its last turn, as OpenAI's clients send it."""
     raw: list[Any] = [{"role": "system", "content": episode.instruction}]
     for earlier in episode.turns[:-1]:
         raw += [{"role": "user", "content": earlier.query}, {"role": "assistant", "content": earlier.answer}]
@@ -138,7 +142,10 @@ def openai_form(episode: Episode, turn: Turn) -> list[ChatMessage]:
 
 @settings(max_examples=40)
 @given(
-    st.sampled_from(["v06", "v07", "v07-parallel", "react", "hermes"]), st.sampled_from(list(Lang)), STEPS, st.booleans()
+    st.sampled_from(["v06", "v07", "v07-parallel", "react", "hermes"]),
+    st.sampled_from(list(Lang)),
+    STEPS,
+    st.booleans(),
 )
 def test_a_request_is_the_row_that_was_trained(name: str, lang: Lang, steps: list[Step], history: bool) -> None:
     dialect = get_dialect(name)
