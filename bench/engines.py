@@ -3,9 +3,9 @@
     python bench/engines.py --ckpt_dir MERGED --rounds 3 --output engines.json
 
 `embedded` is `toolweave deploy`, `vllm` is `toolweave deploy --engine vllm` (installed if it is not), `transformers`
-its plain generate. With `--llama_python PYTHON` (that has llama-cpp-python) and `--gguf FILE`, llama.cpp joins them. All of
-them are up at once and take turns, so that a busy moment of the machine hits all. Every request has the same system
-prompt of about 800 tokens, which engines may keep, and a query of its own. Ratios are to vLLM, or to the first engine.
+its plain generate. With `--llama_python PYTHON` (that has llama-cpp-python) and `--gguf FILE`, llama.cpp joins them.
+All of them are up at once and take turns, so that a busy moment of the machine hits all. Every request has the same
+system prompt of about 800 tokens, which engines may keep, and a query of its own. Ratios are to vLLM, or to the first.
 """
 
 from __future__ import annotations

@@ -36,10 +36,8 @@ WEATHER = ToolSpec(
 )
 NATIVE = get_dialect("native")
 CALLS = [ToolCall("amap_weather", {"location": place}) for place in ("海淀区", "<|im_end|>")]
-REPLIES = {
-    "得雨": "都下雨。",
-    "天气怎样": f"<think>查两次</think>我查一下。\n{NATIVE.calls_completion(CALLS, Lang.ZH)}",
-}
+CALLING = NATIVE.calls_completion(CALLS, Lang.ZH)
+REPLIES = {"得雨": "都下雨。", "天气怎样": f"<think>查两次</think>我查一下。\n{CALLING}"}
 
 
 def taking_tools() -> ChatTemplate:
