@@ -88,12 +88,15 @@ def test_what_the_template_cannot_be_given_is_refused(url: str) -> None:
 
 
 def test_several_guided_calls(url: str) -> None:
-    body = {"messages": [{"role": "user", "content": "随便"}], "tools": [WEATHER.openai()], "tool_choice": "required"}
-    reply = httpx.post(f"{url}/v1/chat/completions", json={**body, "max_tokens": 400}, timeout=120).json()
-    for call in reply["choices"][0]["message"]["tool_calls"]:
-        assert call["function"]["name"] == "amap_weather"
-        if reply["choices"][0]["finish_reason"] == "tool_calls":
-            assert set(json.loads(call["function"]["arguments"])) == {"location"}
+    size = {"enum": ["720*1280", "1280*720"]}
+    draw = ToolSpec("image_gen", "画图", {"type": "object", "properties": {"size": size}, "required": ["size"]})
+    body = {"messages": [{"role": "user", "content": "随便"}], "tools": [draw.openai()], "tool_choice": "required"}
+    reply = httpx.post(f"{url}/v1/chat/completions", json={**body, "max_tokens": 300}, timeout=120).json()
+    calls = reply["choices"][0]["message"]["tool_calls"]
+    assert calls
+    for call in calls:
+        assert call["function"]["name"] == "image_gen"
+        assert json.loads(call["function"]["arguments"])["size"] in size["enum"]
 
 
 def test_a_template_without_tools_cannot_serve_native_calls() -> None:
