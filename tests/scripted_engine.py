@@ -22,7 +22,7 @@ from toolweave.serving.attention import Segment
 TEMPLATE = ChatTemplate(byte_tokenizer())
 
 
-def random_model() -> LoadedModel:
+def random_model(template: ChatTemplate = TEMPLATE) -> LoadedModel:
     """A random model that only ever speaks ASCII when it is free to."""
     config = LlamaConfig(
         hidden_size=32,
@@ -39,19 +39,27 @@ def random_model() -> LoadedModel:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = LlamaForCausalLM(config).float().eval()
-    return LoadedModel(model, TEMPLATE)
+    return LoadedModel(model, template)
 
 
 class ScriptedEngine(Engine):
     """Says the reply whose key the prompt contains; after it, or without one, the random model speaks."""
 
-    def __init__(self, replies: Mapping[str, str], *, ends: bool = True, pause: float = 0.0, **options: int) -> None:
+    def __init__(
+        self,
+        replies: Mapping[str, str],
+        *,
+        ends: bool = True,
+        pause: float = 0.0,
+        template: ChatTemplate = TEMPLATE,
+        **options: int,
+    ) -> None:
         self.prompts: list[str] = []
         self._scripts = {
             key: [*TEMPLATE.completion_ids(reply)][: None if ends else -1] for key, reply in replies.items()
         }
         self._pause = pause
-        super().__init__(random_model(), max_length=options.pop("max_length", 16384), **options)
+        super().__init__(random_model(template), max_length=options.pop("max_length", 16384), **options)
 
     def submit(self, prompt_ids: Any, *args: Any, **options: Any) -> Any:
         self.prompts.append(TEMPLATE.tokenizer.decode(prompt_ids))

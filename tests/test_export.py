@@ -66,10 +66,3 @@ def test_a_difference_stops_the_release() -> None:
 def test_cards_and_modelfiles(tmp_path: Path) -> None:
     assert "unknown" in model_card(tmp_path)
     assert 'PARAMETER stop "Observation:"' in modelfile("a.gguf", ("Observation:",), 4096)
-
-
-def test_vllm_gets_its_flags_last(tmp_path: Path) -> None:
-    line = vllm.command(Path("py"), tmp_path, "127.0.0.1", 8000, ["a"], ["--tensor-parallel-size", "2"])
-    assert line[-2:] == ["--tensor-parallel-size", "2"]
-    with pytest.raises(ModelError, match="toolweave export"):
-        vllm.deploy(tmp_path, "127.0.0.1", 8000)

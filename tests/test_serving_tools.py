@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from scripted_engine import TEMPLATE, ScriptedEngine, served
-from toolweave.dialects import Prompt, get_dialect
+from toolweave.dialects import CallsPerReply, Prompt, get_dialect
 from toolweave.serving.calls import CallStream, ReplyDelta, call_arguments
 from toolweave.serving.conversation import dialect_messages, tools_in_text
 from toolweave.serving.guide import CallFrame, Guides, call_grammar
@@ -303,6 +303,8 @@ PIECES = st.sampled_from(
         ),
         *("{}", '{"a": "b: {}"}', "{'a': 1}", "{", '{"location": "海淀\\n区"}', "\n", "  ", "**", "\nx"),
         *("I use Action: no\n", "Tool Invocation\n"),
+        *("<tool_call>", '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>', "</tool_call>", "<think>"),
+        *("</think>", '"arguments": ', "Thought: ", "Final Answer: ", "<"),
     ]
 )
 
@@ -319,7 +321,7 @@ def joined(deltas: list[ReplyDelta]) -> tuple[str, list[list[str]]]:
 
 
 @settings(max_examples=300)
-@given(st.lists(PIECES, max_size=12), st.sampled_from(["v06", "v07"]))
+@given(st.lists(PIECES, max_size=12), st.sampled_from(["v06", "v07", "v07-parallel", "react", "hermes", "native"]))
 def test_what_is_streamed_is_what_the_parser_reads(pieces: list[str], name: str) -> None:
     dialect = get_dialect(name)
     text = "".join(pieces)
@@ -332,7 +334,9 @@ def test_what_is_streamed_is_what_the_parser_reads(pieces: list[str], name: str)
         assert [name for name, _ in calls] == [call.name for call in named]
         assert content == (parsed.text if named or not parsed.calls else text.strip())
         for (_, arguments), call in zip(calls, named, strict=True):
-            assert arguments == call_arguments(call)
+            same = arguments == call_arguments(call)
+            # Out of tags the model's own spelling may go out, and the parser's at the end.
+            assert same or (name in ("hermes", "native") and json.loads(arguments) == call.arguments)
         assert stream.called == bool(calls)
 
 
@@ -342,15 +346,18 @@ def test_long_prose_after_a_marker_is_not_held_back() -> None:
     assert len(sent) > 500
 
 
-def test_the_frame_is_cut_out_of_what_the_dialect_writes() -> None:
-    dialect = get_dialect("v06")
+@pytest.mark.parametrize("name", ["v06", "v07-parallel", "react", "hermes", "native"])
+def test_the_frame_is_cut_out_of_what_the_dialect_writes(name: str) -> None:
+    dialect = get_dialect(name)
     for lang in Lang:
         frame = CallFrame.of(dialect, lang)
         call = ToolCall("f", {"a": "b"})
-        assert frame.head + "f" + frame.middle + call.arguments_json() + frame.tail == dialect.visible(
-            dialect.call_completion(call, lang)
-        )
-        assert frame.trigger == "Action:"
+        one = "f" + frame.middle + call.arguments_json()
+        assert frame.head + one + frame.tail == dialect.visible(dialect.call_completion(call, lang))
+        assert frame.trigger == ("<tool_call>" if name in ("hermes", "native") else "Action:")
+        if dialect.calls_per_reply is CallsPerReply.MANY:
+            two = dialect.visible(dialect.calls_completion([call, call], lang))
+            assert frame.head + one + frame.between + one + frame.tail == two
 
 
 @pytest.mark.parametrize("marker", ["Action:", "Action：", "Action :", "**Action:"])

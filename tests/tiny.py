@@ -33,7 +33,7 @@ def bpe_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return _chatml(tokenizer)
 
 
-def save_tiny_llama(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+def save_tiny_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, head_dim: int = 16) -> Path:
     """Save a random two-layer Llama in fp32 with this tokenizer."""
     config = LlamaConfig(
         hidden_size=64,
@@ -41,7 +41,7 @@ def save_tiny_llama(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=head_dim,
         vocab_size=len(tokenizer),
         max_position_embeddings=8192,
         tie_word_embeddings=True,

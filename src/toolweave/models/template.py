@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import cast
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from toolweave.errors import ModelError
-from toolweave.types import Message
+from toolweave.types import Json, Message, ToolSpec
+
+_PROBE = ToolSpec("probe_tool", "", {"type": "object", "properties": {}})
 
 
 class ChatTemplate:
@@ -31,9 +35,19 @@ class ChatTemplate:
         text = f"{tokenizer.chat_template}\n{len(tokenizer)}\n{tokenizer.convert_ids_to_tokens(self.end_id)}"
         self.hash = hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens of a request, up to where the assistant begins to speak."""
-        return self._encode(self._render(messages, generate=True))
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the template itself tells the model of tools."""
+        probe: list[Message] = [{"role": "user", "content": "hi"}]
+        return _PROBE.name in self._render(probe, generate=True, tools=(_PROBE,))
+
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
+        """Return the tokens of a request, up to where the assistant begins to speak.
+
+        `tools` are for the template to write, where a dialect leaves them to the request. Raises ModelError when the
+        template refuses the messages.
+        """
+        return self._encode(self._render(messages, generate=True, tools=tools))
 
     def completion_ids(self, completion: str) -> list[int]:
         """Return the tokens of a reply and the end token. A reply is text: it holds no control tokens."""
@@ -44,20 +58,36 @@ class ChatTemplate:
         """Return the template's text of a whole conversation."""
         return self._render(messages, generate=False)
 
-    def _render(self, messages: Sequence[Message], *, generate: bool) -> str:
-        spoken = [{"role": message["role"], "content": self._defuse(message["content"])} for message in messages]
+    def _render(self, messages: Sequence[Message], *, generate: bool, tools: Sequence[ToolSpec] = ()) -> str:
+        spoken = [self._spoken(message) for message in messages]
+        offered = [self._defuse(tool.openai()) for tool in tools] or None
         try:
-            text = self.tokenizer.apply_chat_template(spoken, tokenize=False, add_generation_prompt=generate)
+            text = self.tokenizer.apply_chat_template(
+                spoken, tools=offered, tokenize=False, add_generation_prompt=generate
+            )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(f"the chat template refuses messages of roles {roles}: {error}") from error
         return cast(str, text)
 
-    def _defuse(self, content: str) -> str:
+    def _spoken(self, message: Message) -> Json:
+        """Return a message as templates take it: the arguments of its calls are objects, not JSON text."""
+        spoken: Json = {"role": message["role"], "content": self._defuse(message["content"])}
+        if calls := message.get("tool_calls"):
+            spoken["tool_calls"] = [self._defuse(_with_object(call)) for call in calls]
+        if call_id := message.get("tool_call_id"):
+            spoken["tool_call_id"] = self._defuse(call_id)
+        return spoken
+
+    def _defuse(self, value: Any) -> Any:
         """Break control tokens that a user or a tool wrote: only the template opens and ends turns."""
-        for token in self.tokenizer.all_special_tokens:
-            content = content.replace(token, f"{token[0]}\u200b{token[1:]}")
-        return content
+        if isinstance(value, str):
+            for token in self.tokenizer.all_special_tokens:
+                value = value.replace(token, f"{token[0]}\u200b{token[1:]}")
+            return value
+        if isinstance(value, Mapping):
+            return {self._defuse(key): self._defuse(inner) for key, inner in value.items()}
+        return [self._defuse(inner) for inner in value] if isinstance(value, list) else value
 
     def _encode(self, text: str) -> list[int]:
         return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -74,3 +104,12 @@ class ChatTemplate:
         if self.tokenizer.eos_token_id is None:
             raise ModelError("neither the chat template nor the tokenizer names an end token")
         return cast(int, self.tokenizer.eos_token_id)
+
+
+def _with_object(call: Json) -> Json:
+    function = call.get("function") or {}
+    try:
+        arguments = json.loads(function.get("arguments") or "{}")
+    except (ValueError, TypeError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}

@@ -13,6 +13,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from toolweave.dialects import Dialect, get_dialect
 from toolweave.errors import ModelError, ToolweaveError
+from toolweave.models.template import ChatTemplate
 from toolweave.serving.engine import Engine
 from toolweave.serving.gatekeeper import Gatekeeper, Limits, QueueFullError
 from toolweave.serving.generation import DeadlineError, RequestError
@@ -38,11 +39,12 @@ def create_app(
     """Return the server of one model. It answers to `model_name` and its last path component.
 
     `dialect` is the prompt format that the model was tuned on: requests with `tools` are written, and calls read,
-    in it, and /v1/models tells it to clients. `guided_calls` limits calls to the tools offered.
+    in it, and /v1/models tells it to clients. Without one, tools are left to a chat template that takes them.
+    `guided_calls` limits calls to the tools offered.
     """
     app = FastAPI(title="toolweave", docs_url=None, redoc_url=None, openapi_url=None)
     limits = limits or Limits()
-    service = Service(engine, model_name, _dialect(dialect), limits, guided_calls=guided_calls)
+    service = Service(engine, model_name, _dialect(dialect, engine.template), limits, guided_calls=guided_calls)
     app.add_middleware(
         Gatekeeper, limits=limits, answered=lambda status: service.metrics.requests.labels(str(status)).inc()
     )
@@ -101,8 +103,8 @@ def create_app(
     return app
 
 
-def _dialect(name: str | None) -> Dialect:
-    return get_dialect(name or DEFAULT_DIALECT)
+def _dialect(name: str | None, template: ChatTemplate) -> Dialect:
+    return get_dialect(name or ("native" if template.takes_tools else DEFAULT_DIALECT))
 
 
 def _explain(errors: Sequence[Json]) -> tuple[str | None, str]:

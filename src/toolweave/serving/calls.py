@@ -1,7 +1,7 @@
 """OpenAI tool calls out of a reply in any dialect, while it comes.
 
-The dialect's parser has the last word. A call that is spelled just as the dialect spells it goes out as it comes;
-anything else waits for the end of the reply.
+The dialect's parser has the last word. A call that is spelled just as the dialect spells it goes out as it comes, or,
+where it lies in a JSON object, once that is closed; anything else waits for the end of the reply.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pydantic_core import from_json
 
 from toolweave.dialects import Dialect
-from toolweave.serving.guide import CallFrame
+from toolweave.serving.guide import CallFrame, is_json
 from toolweave.types import InvalidToolCall, Json, Lang, ToolCall
 
 _BLANKS_AND_MARKUP = " \t\r\n>*`"
 # Longer than any call word, name and marker: text behind a mark that is no call after so much is just text.
 _PATIENCE = 256
+_THINKS, _THOUGHT = "<think>", "</think>"
 _DECODER = json.JSONDecoder()
 
 
@@ -55,10 +56,16 @@ class CallStream:
         self._dialect = dialect
         self._frames = [CallFrame.of(dialect, lang) for lang in Lang]
         words = {line.strip() for frame in self._frames for line in frame.head.splitlines() if line.strip()}
-        self._marks = tuple(sorted(word.rstrip(":") for word in words))
+        self._marks = tuple(sorted(word.rstrip(":") for word in words if not is_json(word)))
+        # Tags may stand anywhere in a line, and what is between them counts as a whole.
+        self._tagged = bool(dialect.parse("a" + dialect.call_completion(ToolCall("a", {}), Lang.EN)).calls)
         self._text = ""
         self._content = ""  # what of it went out as content
         self._scanned = 0  # up to here there is no call
+        # Where the answer has a mark of its own, only the end tells what is content.
+        self._streams = dialect.answer_completion("a") == "a"
+        self._thinking = dialect.parse(f"{_THINKS}a{_THOUGHT}b").text == "b"
+        self._spoken = 0  # here begins what the model says aloud
         self._open: _OpenCall | None = None
         self._started = 0
 
@@ -70,12 +77,14 @@ class CallStream:
     def push(self, text: str) -> ReplyDelta:
         """Take more of the reply."""
         self._text += text
+        if self._thinks():
+            return ReplyDelta()
         if self._open or self._started:
             return ReplyDelta(calls=tuple(self._advance(self._scanned)))
         mark = self._mark()
-        if mark is None:
-            return ReplyDelta(self._more(self._text[: len(self._text) - self._held()]))
-        return ReplyDelta(self._more(self._text[:mark]), tuple(self._advance(mark)))
+        end = len(self._text) - self._held() if mark is None else mark
+        content = self._more(self._text[self._spoken : end]) if self._streams else ""
+        return ReplyDelta(content, () if mark is None else tuple(self._advance(mark)))
 
     def finish(self) -> ReplyDelta:
         """Take the end of the reply: what was held back, as the dialect's parser reads it."""
@@ -92,6 +101,18 @@ class CallStream:
         nameless = reply.calls and not self._started
         return ReplyDelta(self._more(self._text if nameless else reply.text), tuple(deltas))
 
+    def _thinks(self) -> bool:
+        """Whether the model still thinks, which it may do before it speaks."""
+        if self._thinking:
+            opened = self._text.lstrip()
+            end = self._text.find(_THOUGHT)
+            if opened.startswith(_THINKS) and end >= 0:
+                self._spoken = self._scanned = end + len(_THOUGHT)
+                self._thinking = False
+            elif not opened.startswith(_THINKS) and not _THINKS.startswith(opened):
+                self._thinking = False
+        return self._thinking
+
     def _mark(self) -> int | None:
         """Return where a call may begin: at a mark that opens a line."""
         while True:
@@ -104,18 +125,24 @@ class CallStream:
             self._scanned = first + 1
 
     def _line_start(self, mark: str) -> int | None:
+        """Return where the line begins that this mark opens; of a tag, where it begins itself."""
         at = self._text.find(mark, self._scanned)
-        while at >= 0:
+        while at >= 0 and not self._tagged:
             line = self._text.rfind("\n", 0, at) + 1
             if not self._text[line:at].strip(_BLANKS_AND_MARKUP):
                 return line
             at = self._text.find(mark, at + 1)
-        return None
+        return at if at >= 0 else None
 
     def _held(self) -> int:
         """Return how many characters at the end may still turn out to belong to a call, or to be blanks at the end."""
-        line = self._text[self._text.rfind("\n") + 1 :]
-        bare = line.lstrip(_BLANKS_AND_MARKUP)
+        if self._tagged:
+            last = self._text.rfind("<")
+            line = self._text[last:] if last >= 0 else ""
+            bare = line or "\n"
+        else:
+            line = self._text[self._text.rfind("\n") + 1 :]
+            bare = line.lstrip(_BLANKS_AND_MARKUP)
         if any(mark.startswith(bare) for mark in self._marks):
             kept = self._text[: len(self._text) - len(line)]
         else:
@@ -139,7 +166,7 @@ class CallStream:
                 if found is None:
                     return deltas
                 name, start = found
-                self._open = _OpenCall(self._started, start)
+                self._open = _OpenCall(self._started, start, "}" if self._tagged else None)
                 opened = self._open.push(self._text)
                 if not self._open.sent:
                     # Nothing is promised before it is clear that the arguments are JSON.
@@ -164,17 +191,23 @@ class CallStream:
             for head in (frame.head, frame.head[frame.head.rindex(frame.trigger) :]):
                 if rest.startswith(head):
                     name, middle, _ = rest[len(head) :].partition(frame.middle)
-                    if middle and name.strip() == name and "\n" not in name and name:
+                    # In JSON a name with any of these is another one than it looks.
+                    plain = not (self._tagged and set(name) & set('"\\'))
+                    if middle and name.strip() == name and "\n" not in name and name and plain:
                         return name, start + len(head) + len(name) + len(middle)
         return None
 
 
 class _OpenCall:
-    """A call whose arguments begin at `start` of the reply; `end` is where they end, once they do."""
+    """A call whose arguments begin at `start` of the reply; `end` is where they end, once they do.
 
-    def __init__(self, index: int, start: int) -> None:
+    With `closing`, nothing is certain before the arguments are complete and this follows.
+    """
+
+    def __init__(self, index: int, start: int, closing: str | None) -> None:
         self.index = index
         self.start = start
+        self.closing = closing
         self.sent = ""
         self.end: int | None = None
 
@@ -186,11 +219,15 @@ class _OpenCall:
         try:
             _, length = _DECODER.raw_decode(arguments)
         except (ValueError, RecursionError):
+            if self.closing is not None:
+                return []
             try:
                 from_json(arguments, allow_partial=True)
             except ValueError:
                 return []
         else:
+            if self.closing is not None and not arguments[length:].startswith(self.closing):
+                return []
             arguments = arguments[:length]
             self.end = self.start + length
         return self._send(arguments)

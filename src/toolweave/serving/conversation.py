@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from toolweave.dialects import Dialect, Prompt
+from toolweave.dialects import CallsPerReply, Dialect, Prompt, ToolsIn
 from toolweave.dialects.agentfabric import contains_chinese
 from toolweave.serving.generation import RequestError
-from toolweave.serving.protocol import ChatMessage, FunctionCall
+from toolweave.serving.protocol import ChatMessage
 from toolweave.types import Lang, Message, ToolCall, ToolSpec
 
 _SYSTEM = ("system", "developer")
@@ -35,8 +36,13 @@ def dialect_messages(
     """Return the messages of this request in a dialect.
 
     What was said before the last user message is history; the calls and results after it are the trace of this
-    turn. Raises RequestError when there is no user message, or a result without its call.
+    turn. A dialect that leaves tools to the request takes messages as they are. Raises RequestError when there is no
+    user message, a result without its call, or a call whose arguments are no JSON object.
     """
+    if dialect.tools_in is ToolsIn.REQUEST:
+        for message in messages:
+            _calls(message)
+        return [message.to_message() for message in messages]
     asked = max((at for at, message in enumerate(messages) if message.role == "user"), default=None)
     if asked is None:
         raise RequestError("messages: with tools, there must be a user message")
@@ -48,19 +54,50 @@ def dialect_messages(
         history=tuple(_history(messages[:asked])),
     )
     request = dialect.start(prompt)
-    pending: dict[str, ToolCall] = {}
-    said = ""
-    for message in messages[asked + 1 :]:
-        if message.role == "assistant":
-            said = message.text
-            pending |= {part.id: _call(part.function) for part in message.tool_calls or ()}
-        elif message.role == "tool":
-            if message.tool_call_id not in pending:
-                raise RequestError(f"messages: no call has the tool_call_id {message.tool_call_id!r}")
-            call = pending.pop(message.tool_call_id)
-            request = dialect.advance(request, said + dialect.call_completion(call, lang), message.text)
+    for reply in _replies(messages[asked + 1 :]):
+        said = reply.said
+        for steps in reply.steps(dialect.calls_per_reply):
+            completion = dialect.calls_completion([call for call, _ in steps], lang)
+            request = dialect.advance(request, _joined(said, completion), *(result for _, result in steps))
             said = ""
     return request
+
+
+@dataclass(slots=True)
+class _Reply:
+    """What the assistant said, the calls it made, and their results by id."""
+
+    said: str
+    calls: dict[str, ToolCall]
+    results: dict[str, str] = field(default_factory=dict)
+
+    def steps(self, per_reply: CallsPerReply) -> list[list[tuple[ToolCall, str]]]:
+        """Return the calls that have results, in the order in which they were made, by the reply that a model gave."""
+        done = [(call, self.results[id_]) for id_, call in self.calls.items() if id_ in self.results]
+        return [[step] for step in done] if per_reply is CallsPerReply.ONE else [done] if done else []
+
+
+def _replies(messages: Sequence[ChatMessage]) -> list[_Reply]:
+    replies: list[_Reply] = []
+    for message in messages:
+        if message.role == "assistant":
+            replies.append(_Reply(message.text, _calls(message)))
+        elif message.role == "tool":
+            id_ = message.tool_call_id or ""
+            made = next((reply for reply in reversed(replies) if id_ in reply.calls), None)
+            if made is None:
+                raise RequestError(f"messages: no call has the tool_call_id {message.tool_call_id!r}")
+            made.results[id_] = message.text
+    return replies
+
+
+def _calls(message: ChatMessage) -> dict[str, ToolCall]:
+    return {part.id: part.to_call() for part in message.tool_calls or ()}
+
+
+def _joined(said: str, completion: str) -> str:
+    """Return what the assistant said, and its calls on lines of their own."""
+    return f"{said.rstrip()}\n{completion}" if said.strip() else completion
 
 
 def _history(messages: Sequence[ChatMessage]) -> list[Message]:
@@ -70,17 +107,6 @@ def _history(messages: Sequence[ChatMessage]) -> list[Message]:
         for message in messages
         if message.role == "user" or (message.role == "assistant" and not message.tool_calls)
     ]
-
-
-def _call(function: FunctionCall) -> ToolCall:
-    where = f"messages: the arguments of the call of {function.name}"
-    try:
-        value = json.loads(function.arguments or "{}")
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{where} are not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise RequestError(f"{where} are not a JSON object")
-    return ToolCall(function.name, value)
 
 
 def tools_in_text(messages: Sequence[ChatMessage]) -> tuple[ToolSpec, ...]:

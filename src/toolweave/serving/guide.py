@@ -18,7 +18,7 @@ from llguidance.hf import from_tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from toolweave.dialects import Dialect
+from toolweave.dialects import CallsPerReply, Dialect
 from toolweave.errors import ToolweaveError
 from toolweave.types import Json, Lang, ToolCall, ToolSpec
 
@@ -97,28 +97,41 @@ class Guides:
 
 @dataclass(frozen=True, slots=True)
 class CallFrame:
-    """How a dialect spells a call: head, name, middle, arguments, tail up to the stop word."""
+    """How a dialect spells a call: head, name, middle, arguments, tail up to the stop word.
+
+    Where a reply may make several, `between` stands from the arguments of one to the name of the next.
+    """
 
     head: str
     middle: str
     tail: str
+    between: str = ""
 
     @classmethod
     def of(cls, dialect: Dialect, lang: Lang) -> CallFrame:
         """Cut the frame out of a call that the dialect wrote."""
-        text = dialect.call_completion(ToolCall(_PROBE_NAME, _PROBE_ARGUMENTS), lang)
-        head, rest = text.split(_PROBE_NAME, 1)
-        middle, tail = rest.split(json.dumps(_PROBE_ARGUMENTS), 1)
-        return cls(head, middle, dialect.visible(tail))
+        probe, arguments = ToolCall(_PROBE_NAME, _PROBE_ARGUMENTS), json.dumps(_PROBE_ARGUMENTS)
+        head, rest = dialect.call_completion(probe, lang).split(_PROBE_NAME, 1)
+        middle, tail = rest.split(arguments, 1)
+        between = ""
+        if dialect.calls_per_reply is CallsPerReply.MANY:
+            _, _, rest = dialect.calls_completion([probe, probe], lang).partition(arguments)
+            between, _, _ = rest.partition(_PROBE_NAME)
+        return cls(head, middle, dialect.visible(tail), between)
 
     @property
     def trigger(self) -> str:
         """The last words before the name, without JSON: from here on a reply is a call."""
-        return [line for line in self.head.splitlines() if line.strip() and not set(line) & set('{}"')][-1].rstrip()
+        return [line for line in self.head.splitlines() if line.strip() and not is_json(line)][-1].rstrip()
+
+
+def is_json(line: str) -> bool:
+    """Tell whether a line of a call's spelling is part of its JSON."""
+    return bool(set(line) & set('{}"'))
 
 
 def call_grammar(frame: CallFrame, tools: Sequence[ToolSpec], *, forced: bool) -> str:
-    """Return the grammar of a reply: free text, and, once it begins a call, a valid call of one of the tools.
+    """Return the grammar of a reply: free text, and, once it begins a call, only valid calls of the tools.
 
     `forced` leaves out the free text. Raises GuideError for a tool whose parameters are not a schema of objects.
     """
@@ -126,7 +139,8 @@ def call_grammar(frame: CallFrame, tools: Sequence[ToolSpec], *, forced: bool) -
     calls = " | ".join(
         f"{_quoted(tool.name)} {_quoted(frame.middle)} %json {json.dumps(_arguments(tool))}" for tool in tools
     )
-    rules = f"call: {_quoted(rest)} ({calls}) {_quoted(frame.tail)}\n"
+    more = f"({_quoted(frame.between)} one)*" if frame.between else ""
+    rules = f"call: {_quoted(rest)} one {more} {_quoted(frame.tail)}\none: {calls}\n"
     if forced:
         return f"%llguidance {{}}\nstart: {_quoted(frame.head.removesuffix(rest))} call\n{rules}"
     # Readers of calls forgive blanks before a colon, and Chinese ones.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolweave.serving.generation import RequestError, SamplingParams
-from toolweave.types import Json, Message, ToolSpec
+from toolweave.types import Json, Message, ToolCall, ToolSpec
 
 DEFAULT_MAX_TOKENS = 512
 _MAX_CHOICES = 16
@@ -40,6 +41,21 @@ class CallPart(_Wire):
     id: str = ""
     function: FunctionCall
 
+    def to_call(self) -> ToolCall:
+        """Return the call. Raises RequestError when its arguments are no JSON object."""
+        where = f"messages: the arguments of the call of {self.function.name}"
+        try:
+            value = json.loads(self.function.arguments or "{}")
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"{where} are not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise RequestError(f"{where} are not a JSON object")
+        return ToolCall(self.function.name, value)
+
+    def to_json(self) -> Json:
+        """Return the call as OpenAI writes it."""
+        return {"id": self.id, "type": "function", "function": self.function.model_dump()}
+
 
 class ChatMessage(_Wire):
     """A chat message; a reply that only made calls has no content."""
@@ -56,8 +72,13 @@ class ChatMessage(_Wire):
         return parts if isinstance(parts, str) else "".join(part.text for part in parts)
 
     def to_message(self) -> Message:
-        """Return the message with its content as one text."""
-        return Message(role=self.role, content=self.text)
+        """Return the message with its content as one text, and its calls as OpenAI writes them."""
+        message = Message(role=self.role, content=self.text)
+        if self.tool_calls:
+            message["tool_calls"] = [part.to_json() for part in self.tool_calls]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        return message
 
 
 class Function(_Wire):

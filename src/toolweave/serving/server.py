@@ -74,6 +74,11 @@ def deploy(
             engine.close()
 
 
+def check_port(host: str, port: int) -> None:
+    """Raise ServerError when nothing can listen on this port now."""
+    _listen(host, port).close()
+
+
 def _listen(host: str, port: int) -> socket.socket:
     """Take the port now, before the model is loaded: connections wait from here on."""
     try:

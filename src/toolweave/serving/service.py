@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from toolweave.dialects import Dialect
-from toolweave.errors import ToolweaveError
+from toolweave.dialects import Dialect, ToolsIn
+from toolweave.errors import ModelError, ToolweaveError
 from toolweave.serving.calls import CallStream, ReplyDelta
 from toolweave.serving.conversation import dialect_messages, language, tools_in_text
 from toolweave.serving.engine import Engine
@@ -82,12 +82,18 @@ class Service:
     """Answers the requests of one model.
 
     `dialect` is the format in which tools are told to the model and its calls are read; with `guided_calls`, calls
-    are limited to the tools offered unless a request says otherwise.
+    are limited to the tools offered unless a request says otherwise. Raises ModelError when the dialect leaves tools to
+    a chat template that does not take them.
     """
 
     def __init__(
         self, engine: Engine, model_name: str, dialect: Dialect, limits: Limits, *, guided_calls: bool = False
     ) -> None:
+        if dialect.tools_in is ToolsIn.REQUEST and not engine.template.takes_tools:
+            raise ModelError(
+                f"the chat template of {model_name} tells the model of no tools, which {dialect.name} leaves to it",
+                "choose another --dialect, such as hermes",
+            )
         self.engine = engine
         self.dialect = dialect
         self.names = tuple(dict.fromkeys((model_name, PurePath(model_name).name)))
@@ -166,7 +172,8 @@ class Service:
             grammar = json_grammar(schema)
         elif limited:
             grammar = call_grammar(CallFrame.of(self.dialect, lang), limited, forced=forced)
-        prompt = self.engine.template.prompt_ids(messages)
+        told = offered if tools and self.dialect.tools_in is ToolsIn.REQUEST else ()
+        prompt = self.engine.template.prompt_ids(messages, told)
         return _Plan(prompt, self.dialect.stop if tools else (), grammar, self.dialect if tools else None)
 
     def _limited(self, body: ChatRequest, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:

