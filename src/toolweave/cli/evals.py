@@ -119,6 +119,87 @@ def compare(
         raise typer.Exit(_FAILED)
 
 
+@evals.command("bfcl")
+def bfcl(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="BFCL's data folder.", show_default=False)],
+    model: ModelOption,
+    output: Annotated[Path, typer.Option("--output", help="Results (JSONL).")] = Path("output/eval/bfcl.jsonl"),
+    category: Annotated[
+        list[str] | None, typer.Option("--category", help="Only this; may be repeated.", show_default=False)
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each category.")] = None,
+    dialect: Annotated[str | None, typer.Option("--dialect", help="Such as v06; the model's own if not given.")] = None,
+    name: Annotated[str | None, typer.Option("--served_model_name", help="Model at the URL.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max_tokens", min=1, help="Longest reply.")] = 256,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Questions at once.")] = 12,
+    cache: CacheOption = _CACHE,
+) -> None:
+    """Ask BFCL's questions: simple, multiple, parallel, parallel_multiple, irrelevance, and live_… of each.
+
+    Example: toolweave eval bfcl bfcl_eval/data --model embedded --category simple --limit 100
+    """
+    from rich.console import Console
+
+    from toolweave.evals.benchmarks import run_bfcl
+    from toolweave.evals.targets import Sampling
+
+    run_bfcl(
+        folder,
+        model,
+        output,
+        Console(),
+        Sampling(max_tokens=max_tokens),
+        categories=category or (),
+        limit=limit,
+        dialect=dialect,
+        name=name,
+        cache=cache,
+        concurrency=concurrency,
+    )
+
+
+@evals.command("replay")
+def replay(
+    model: ModelOption,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Traces, visits.", show_default=False)
+    ] = None,
+    store: Annotated[Path, typer.Option("--store", help="File of the trace store.")] = Path("traces.db"),
+    output: Annotated[Path, typer.Option("--output", help="Differences (JSONL).")] = Path("output/eval/replay.jsonl"),
+    agent: Annotated[str | None, typer.Option("--agent", help="Only this agent, as listed.")] = None,
+    rule: Annotated[str | None, typer.Option("--rule", help="Only what this rule flagged; * for any.")] = None,
+    flag: Annotated[bool, typer.Option("--flag", help="Store failures as traces to review.")] = False,
+    name: Annotated[str | None, typer.Option("--served_model_name", help="Model at the URL.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max_tokens", min=1, help="Longest reply.")] = 256,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests at once.")] = 12,
+    cache: CacheOption = _CACHE,
+    lang: LangOption = Lang.EN,
+) -> None:
+    """Ask captured requests of a model again, and show what differs and what fails.
+
+    Example: toolweave eval replay --model output/demo/sft/adapter-merged --store traces.db --flag
+    """
+    from rich.console import Console
+
+    from toolweave.evals.benchmarks import run_replay
+    from toolweave.evals.targets import Sampling
+    from toolweave.traces.trace import Filter
+
+    run_replay(
+        store,
+        model,
+        output,
+        Console(),
+        Sampling(max_tokens=max_tokens),
+        wanted=Filter(ids=tuple(ids or ()), agent=agent, rule=rule),
+        flag=flag,
+        name=name,
+        cache=cache,
+        concurrency=concurrency,
+        lang=lang,
+    )
+
+
 def visits(
     model: Annotated[str, typer.Option("--model", help="Folder, GGUF file, hub id, or embedded.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", help="File to write results to (JSONL).")] = Path("visits.jsonl"),

@@ -12,6 +12,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from toolweave.evals.gate import GateResult
+from toolweave.evals.replay import Outcome, Replayed, count_outcomes, shown
 from toolweave.evals.score import CLASSES, Counts, VisitResult
 from toolweave.evals.stats import wilson
 from toolweave.evals.steps import StepMetrics, figures
@@ -21,6 +22,7 @@ from toolweave.types import Lang
 
 _EXAMPLES = 3
 _PAIRS = 12
+_REPLAYED = 40
 _TOKENS = re.compile(r"[A-Za-z0-9_.]+|\s+|.", re.DOTALL)
 
 
@@ -88,6 +90,22 @@ def gate_html(result: GateResult, pairs: Sequence[tuple[VisitResult, VisitResult
     body = verdict + _table(["rule", "verdict", "reason"], rules, lang)
     body += f"<h2>{say('visits compared', lang)}</h2>{_table(heads, rows, lang)}"
     return _page(say("gate", lang), body + _bars(list(result.lines), counts) + visits, lang)
+
+
+def replay_html(replayed: Sequence[Replayed], model: str, lang: Lang) -> str:
+    """Return the report of a replay: counts, and the replies that differ, failures first."""
+    counts = count_outcomes(replayed)
+    rows = [[say(outcome, lang), str(count)] for outcome, count in counts.items()]
+    order = [Outcome.FAILED, Outcome.MENDED, Outcome.CHANGED]
+    parts = [f"<p><code>{escape(model)}</code></p>", _table(["outcome", "replies"], rows, lang)]
+    for outcome in order:
+        chosen = [item for item in replayed if item.outcome is outcome][:_REPLAYED]
+        parts.append(f"<h2>{escape(say(outcome, lang))}</h2>" if chosen else "")
+        for item in chosen:
+            reasons = "".join(f"<p>{escape(f'{reason.rule}: {reason.why}')}</p>" for reason in item.why)
+            title = f"<h4>{escape(item.old.id)} · {escape(item.old.query)}</h4>"
+            parts.append(f"{title}{reasons}<pre>{difference(shown(item.old), shown(item.new))}</pre>")
+    return _page(say("replay", lang), "".join(parts), lang)
 
 
 def difference(old: str, new: str) -> str:

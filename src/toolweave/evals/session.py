@@ -139,13 +139,13 @@ def _run(
     visits: Sequence[Visit], target: Target, cache: ReplyCache, order: Order, console: Console
 ) -> list[VisitResult]:
     right = 0
-    with _progress(console) as progress:
-        bar = progress.add_task("visits", total=len(visits) * order.plan.trials, note="")
+    with progress(console) as shows:
+        bar = shows.add_task("visits", total=len(visits) * order.plan.trials, note="")
 
         def done(result: VisitResult) -> None:
             nonlocal right
             right += result.ok
-            progress.update(bar, advance=1, note=f"{right} right")
+            shows.update(bar, advance=1, note=f"{right} right")
 
         return run_visits(visits, target.llm, plan=order.plan, model_id=target.model_id, cache=cache, done=done)
 
@@ -154,9 +154,9 @@ def _step_metrics(
     visits: Sequence[Visit], target: Target, cache: ReplyCache, order: Order, console: Console
 ) -> StepMetrics:
     source = source_of(target.llm, 0, target.model_id)
-    with _progress(console) as progress:
-        bar = progress.add_task("steps", total=len(steps_of(visits)), note="")
-        steps = run_steps(visits, source, cache, order.plan.concurrency, lambda: progress.advance(bar))
+    with progress(console) as shows:
+        bar = shows.add_task("steps", total=len(steps_of(visits)), note="")
+        steps = run_steps(visits, source, cache, order.plan.concurrency, lambda: shows.advance(bar))
     return summarise(steps)
 
 
@@ -164,9 +164,9 @@ def _second_opinions(results: Sequence[VisitResult], order: Order, console: Cons
     if order.judge is None:
         return {}
     url, name = order.judge
-    with open_target(url, Sampling(), name=name) as target, _progress(console) as progress:
-        bar = progress.add_task("judge", total=len(results), note="")
-        differing = disagreements(results, Judge(CountingClient(target.llm)), lambda: progress.advance(bar))
+    with open_target(url, Sampling(), name=name) as target, progress(console) as shows:
+        bar = shows.add_task("judge", total=len(results), note="")
+        differing = disagreements(results, Judge(CountingClient(target.llm)), lambda: shows.advance(bar))
     rows = [
         {"id": r.id, "trial": r.trial, "rules": r.faithful, "judge": opinion.faithful, "reason": opinion.reason}
         for r, opinion in differing
@@ -178,7 +178,8 @@ def _loss_file(output: Path) -> Path:
     return output.with_suffix(".chat_loss.json")
 
 
-def _progress(console: Console) -> Progress:
+def progress(console: Console) -> Progress:
+    """Return a progress bar for an evaluation; its tasks have a `note`."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
