@@ -200,6 +200,39 @@ def replay(
     )
 
 
+class Tuning(StrEnum):
+    """Conditions of the study."""
+
+    BASE = "base"
+    OFF_FORMAT = "off_format"
+    FORMAT_MATCHED = "format_matched"
+    CAPTURED = "captured"
+    MIXED = "mixed"
+
+
+@evals.command("study")
+def study(
+    model: Annotated[str, typer.Option("--model", help="Base model: folder, hub id, or embedded.")] = "embedded",
+    output: Annotated[Path, typer.Option("--output", help="Folder to write to.")] = Path("output/study"),
+    only: Annotated[list[Tuning] | None, typer.Option("--only", help="Only this condition; may be repeated.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Instead of 1, 2 and 3; may be repeated.")] = None,
+    training_visits: Annotated[int, typer.Option("--training_visits", min=1, help="To learn from.")] = 160,
+    visits: Annotated[int, typer.Option("--visits", min=1, help="Held-out visits to run.")] = 60,
+    max_steps: Annotated[int, typer.Option("--max_steps", help="End training early; -1 does not.")] = -1,
+) -> None:
+    """Run the ablations: off-format data, format-matched data, captured requests, mix-in. Finished pieces are kept.
+
+    Example: toolweave eval study --only off_format --only format_matched --seed 1
+    """
+    from rich.console import Console
+
+    from toolweave.evals.study import Condition, StudyPlan, run_study
+
+    plan = StudyPlan(model, training_visits, visits, max_steps=max_steps)
+    conditions = [Condition(name) for name in only or list(Tuning)]
+    run_study(output, plan, Console(), conditions, seeds or (1, 2, 3))
+
+
 def visits(
     model: Annotated[str, typer.Option("--model", help="Folder, GGUF file, hub id, or embedded.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", help="File to write results to (JSONL).")] = Path("visits.jsonl"),
