@@ -110,11 +110,10 @@ def run_study(
     Interrupted pieces go on where they were. Raises ToolweaveError when a step fails.
     """
     output.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        for condition in conditions:
-            # Nothing is drawn for the model as it was.
-            if condition is not Condition.BASE or seed == seeds[0]:
-                _run_piece(output / f"{condition}-{seed}", plan, condition, seed, console)
+    # The model as it was is asked once.
+    pieces = [(c, seed if c is not Condition.BASE else 0) for seed in seeds for c in conditions]
+    for condition, seed in dict.fromkeys(pieces):
+        _run_piece(output / f"{condition}-{seed}", plan, condition, seed, console)
     found = read_study(output, plan)
     write_study(output, found)
     console.print((output / "table.md").read_text("utf-8"), markup=False, highlight=False)
@@ -248,7 +247,7 @@ def _toolweave(*words: object) -> None:
 
 def _key(plan: StudyPlan, condition: Condition, seed: int) -> str:
     """Return what tells pieces of different plans apart."""
-    of = [__version__, asdict(plan), condition, seed if condition is not Condition.BASE else None]
+    of = [__version__, asdict(plan), condition, seed]
     return hashlib.sha256(json.dumps(of).encode()).hexdigest()
 
 
