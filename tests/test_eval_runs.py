@@ -117,11 +117,11 @@ def test_an_agent_plays_its_own_role_with_its_own_model(tmp_path: Path) -> None:
 
 
 def test_a_live_history_is_the_models_own() -> None:
-    class Talker(Oracle):
-        seen: list[list[str]] = []
+    seen: list[list[str]] = []
 
+    class Talker(Oracle):
         def __call__(self, messages: Sequence[Message]) -> str:
-            self.seen.append([message["content"] for message in messages[1:-1]])
+            seen.append([message["content"] for message in messages[1:-1]])
             return super().__call__(messages)
 
     model = Talker([FOLLOW_UP])
@@ -129,8 +129,8 @@ def test_a_live_history_is_the_models_own() -> None:
     result = run_visit(FOLLOW_UP, model, Plan(history=History.LIVE))
     assert result.ok
     assert len(result.calls) == 2
-    assert model.seen[0] == []
-    assert model.seen[-1] == [first.query, first.answer]
+    assert seen[0] == []
+    assert seen[-1] == [first.query, first.answer]
     # A wrong first turn makes the conversation wrong, and is what the second is asked with.
     silent = run_visit(FOLLOW_UP, ScriptedModel(["不知道。"] * 6), Plan(history=History.LIVE))
     assert "no_call" in silent.failures
@@ -185,10 +185,6 @@ def test_a_judge_gives_a_second_opinion(says: str, differs: int, tmp_path: Path)
     opinions = json.loads((tmp_path / "results" / "summary.json").read_text("utf-8"))["judge"]
     assert opinions["model"] == f"{judge} judge"
     assert (opinions["n"], len(opinions["differs"])) == (4, differs)
-
-
-def injected(visit: Visit, model: object) -> VisitResult:
-    return run_visit(visit, model)  # type: ignore[arg-type]  # a model for tests
 
 
 @pytest.mark.parametrize("visit", challenge_visits(), ids=lambda visit: visit.id)
