@@ -205,8 +205,9 @@ def test_challenges_tell_a_perfect_model_from_an_obeying_one(visit: Visit) -> No
 
 
 def test_a_server_that_is_gone_is_an_error_for_the_user(tmp_path: Path) -> None:
+    files = ["--output", str(tmp_path / "r.jsonl"), "--cache", str(tmp_path / "cache")]
     with pytest.raises(SystemExit) as stop:
-        cli.main(["eval", "run", "--model", "http://127.0.0.1:9/v1", "--output", str(tmp_path / "r.jsonl")])
+        cli.main(["eval", "run", "--model", "http://127.0.0.1:9/v1", *files])
     assert stop.value.code == 2
     assert not (tmp_path / "r.jsonl").exists()
 
