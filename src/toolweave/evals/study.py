@@ -264,8 +264,8 @@ def _measure(seeds: Sequence[Sequence[VisitResult]], of: Callable[[VisitResult],
     for results in seeds:
         marks = {result.id: float(mark) for result in results if (mark := of(result)) is not None}
         shares.append(sum(marks.values()) / max(1, len(marks)))
-        for visit, mark in marks.items():
-            by_visit.setdefault(visit, []).append(mark)
+        for visit, share in marks.items():
+            by_visit.setdefault(visit, []).append(share)
     means = [sum(marks) / len(marks) for marks in by_visit.values()]
     return Measure(sum(means) / max(1, len(means)), bootstrap(means), tuple(shares))
 
