@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from toolweave.traces.cases import Case, cases
 from toolweave.traces.curate import flag, flag_visit
 from toolweave.traces.rules import RULES
 from toolweave.traces.store import EVERYTHING, TraceStore
-from toolweave.traces.trace import Filter, Flag, ModelReply, Review, Trace, Verdict, Visit
+from toolweave.traces.trace import Exchange, Filter, Flag, ModelReply, Review, Trace, Verdict, Visit
 from toolweave.types import InvalidToolCall, Json, Message, ToolCall
 
 REPLAY = "replay"
@@ -128,14 +129,7 @@ def _asked(trace: Trace, source: Source, cache: ReplyCache) -> Trace:
         )
     reply = ModelReply(text, calls, spent.finish, spent.prompt_tokens, spent.completion_tokens)
     model = str(getattr(source.model, "model", ""))
-    exchange = replace(
-        trace.exchange,
-        request={**request, "model": model},
-        reply=reply,
-        latency=spent.seconds,
-        first_token=None,
-        source=REPLAY,
-    )
+    exchange = Exchange({**request, "model": model}, reply, time.time(), spent.seconds, source=REPLAY)
     return replace(trace, exchange=exchange, flags=(), feedback=(), review=Review())
 
 
