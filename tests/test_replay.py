@@ -14,10 +14,11 @@ from toolweave.evals.cases import Line, held_out_visits
 from toolweave.evals.replay import REPLAY, Outcome, count_outcomes, replay
 from toolweave.evals.visit import run_visit
 from toolweave.models.interface import Model
+from toolweave.models.scripted import ScriptedModel
 from toolweave.traces.recording import RecordingModel
 from toolweave.traces.review import queue
 from toolweave.traces.store import TraceStore
-from toolweave.traces.trace import Filter, Verdict
+from toolweave.traces.trace import Exchange, Filter, ModelReply, Verdict
 
 VISITS = [visit for visit in held_out_visits() if visit.line is Line.SEEN_TOOLS][:6]
 DENIAL = "抱歉，我无法获取实时数据。"
@@ -76,3 +77,18 @@ def test_mended_and_accepted_replies(tmp_path: Path) -> None:
         store.review(first.id, Verdict.ACCEPTED, "tester")
         again = replay(store, Source(Oracle(VISITS), "", {}), cache, Filter(ids=(first.id,)))
         assert [item.why[0].rule for item in again] == ["calls"]
+
+
+def test_native_calls_are_replayed_natively(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object", "properties": {}}}}
+    call = {"id": "1", "type": "function", "function": {"name": "tide", "arguments": "{}"}}
+    request = {"model": "old", "messages": [{"role": "user", "content": "Tide?"}], "tools": [tool]}
+    exchange = Exchange(request, ModelReply("", (call,), "tool_calls"), 1.0, 0.1)
+    with TraceStore(tmp_path / "traces.db", create=True) as store, ReplyCache(None) as cache:
+        store.record(exchange)
+        same = ScriptedModel(['<tool_call>\n{"name": "tide", "arguments": {}}\n</tool_call>'])
+        assert [item.outcome for item in replay(store, Source(same, "same", {}), cache)] == [Outcome.SAME]
+        assert [spec.name for spec in same.requests[0].tools] == ["tide"]
+        other = ScriptedModel(['<tool_call>\n{"name": "moon", "arguments": {}}\n</tool_call>'])
+        (item,) = replay(store, Source(other, "other", {}), cache)
+        assert (item.outcome, item.why[0].rule) == (Outcome.FAILED, "unknown_tool")
