@@ -62,6 +62,7 @@ def run(
     max_tokens: Annotated[int, typer.Option("--max_tokens", min=1, help="Longest reply.")] = 256,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Visits at once.")] = 12,
     cache: CacheOption = _CACHE,
+    steps: Annotated[bool, typer.Option(help="Also Plan.EM, Act.EM, HalluRate, Avg.F1 and R-L.")] = True,
     chat_loss: Annotated[bool, typer.Option("--chat_loss", help="Also measure loss on held-out chat.")] = False,
     judge: Annotated[str | None, typer.Option("--judge", help="URL of a judge model for answers.")] = None,
     judge_name: Annotated[str | None, typer.Option("--judge_model", help="Judge at that URL.")] = None,
@@ -85,6 +86,7 @@ def run(
         plan=Plan(ToolMode(tools), History(history), trials, concurrency),
         sampling=Sampling(temperature, seed, max_tokens),
         cache=cache,
+        steps=steps,
         chat_loss=chat_loss,
         judge=(judge, judge_name) if judge else None,
         lang=lang,
@@ -115,6 +117,120 @@ def compare(
     result = run_gate(base, tuned, output, read_rules(rules), order, Console())
     if result.verdict is not Verdict.PASS:
         raise typer.Exit(_FAILED)
+
+
+@evals.command("bfcl")
+def bfcl(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="BFCL's data folder.", show_default=False)],
+    model: ModelOption,
+    output: Annotated[Path, typer.Option("--output", help="Results (JSONL).")] = Path("output/eval/bfcl.jsonl"),
+    category: Annotated[
+        list[str] | None, typer.Option("--category", help="Only this; may be repeated.", show_default=False)
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each category.")] = None,
+    dialect: Annotated[str | None, typer.Option("--dialect", help="Such as v06; the model's own if not given.")] = None,
+    name: Annotated[str | None, typer.Option("--served_model_name", help="Model at the URL.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max_tokens", min=1, help="Longest reply.")] = 256,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Questions at once.")] = 12,
+    cache: CacheOption = _CACHE,
+) -> None:
+    """Ask BFCL's questions: simple, multiple, parallel, parallel_multiple, irrelevance, and live_… of each.
+
+    Example: toolweave eval bfcl bfcl_eval/data --model embedded --category simple --limit 100
+    """
+    from rich.console import Console
+
+    from toolweave.evals.benchmarks import run_bfcl
+    from toolweave.evals.targets import Sampling
+
+    run_bfcl(
+        folder,
+        model,
+        output,
+        Console(),
+        Sampling(max_tokens=max_tokens),
+        categories=category or (),
+        limit=limit,
+        dialect=dialect,
+        name=name,
+        cache=cache,
+        concurrency=concurrency,
+    )
+
+
+@evals.command("replay")
+def replay(
+    model: ModelOption,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Traces, visits.", show_default=False)
+    ] = None,
+    store: Annotated[Path, typer.Option("--store", help="File of the trace store.")] = Path("traces.db"),
+    output: Annotated[Path, typer.Option("--output", help="Differences (JSONL).")] = Path("output/eval/replay.jsonl"),
+    agent: Annotated[str | None, typer.Option("--agent", help="Only this agent, as listed.")] = None,
+    rule: Annotated[str | None, typer.Option("--rule", help="Only what this rule flagged; * for any.")] = None,
+    flag: Annotated[bool, typer.Option("--flag", help="Store failures as traces to review.")] = False,
+    name: Annotated[str | None, typer.Option("--served_model_name", help="Model at the URL.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max_tokens", min=1, help="Longest reply.")] = 256,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests at once.")] = 12,
+    cache: CacheOption = _CACHE,
+    lang: LangOption = Lang.EN,
+) -> None:
+    """Ask captured requests of a model again, and show what differs and what fails.
+
+    Example: toolweave eval replay --model output/demo/sft/adapter-merged --store traces.db --flag
+    """
+    from rich.console import Console
+
+    from toolweave.evals.benchmarks import run_replay
+    from toolweave.evals.targets import Sampling
+    from toolweave.traces.trace import Filter
+
+    run_replay(
+        store,
+        model,
+        output,
+        Console(),
+        Sampling(max_tokens=max_tokens),
+        wanted=Filter(ids=tuple(ids or ()), agent=agent, rule=rule),
+        flag=flag,
+        name=name,
+        cache=cache,
+        concurrency=concurrency,
+        lang=lang,
+    )
+
+
+class Tuning(StrEnum):
+    """Conditions of the study."""
+
+    BASE = "base"
+    OFF_FORMAT = "off_format"
+    FORMAT_MATCHED = "format_matched"
+    CAPTURED = "captured"
+    MIXED = "mixed"
+
+
+@evals.command("study")
+def study(
+    model: Annotated[str, typer.Option("--model", help="Base model: folder, hub id, or embedded.")] = "embedded",
+    output: Annotated[Path, typer.Option("--output", help="Folder to write to.")] = Path("output/study"),
+    only: Annotated[list[Tuning] | None, typer.Option("--only", help="Only this condition; may be repeated.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Instead of 1, 2 and 3; may be repeated.")] = None,
+    training_visits: Annotated[int, typer.Option("--training_visits", min=1, help="To learn from.")] = 160,
+    visits: Annotated[int, typer.Option("--visits", min=1, help="Held-out visits to run.")] = 60,
+    max_steps: Annotated[int, typer.Option("--max_steps", help="End training early; -1 does not.")] = -1,
+) -> None:
+    """Run the ablations: off-format data, format-matched data, captured requests, mix-in. Finished pieces are kept.
+
+    Example: toolweave eval study --only off_format --only format_matched --seed 1
+    """
+    from rich.console import Console
+
+    from toolweave.evals.study import Condition, StudyPlan, run_study
+
+    plan = StudyPlan(model, training_visits, visits, max_steps=max_steps)
+    conditions = [Condition(name) for name in only or list(Tuning)]
+    run_study(output, plan, Console(), conditions, seeds or (1, 2, 3))
 
 
 def visits(

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,30 +123,38 @@ class Metered:
         return CachedReply(text, finish, seconds, *usage)
 
 
+class _Usage(threading.local):
+    """What the server said of the last reply in this thread: prompt and completion tokens."""
+
+    tokens = (0, 0)
+
+    def note(self, response: httpx.Response) -> None:
+        """Read a response; zeros where it tells none."""
+        response.read()
+        try:
+            usage: Json = response.json()["usage"]
+            self.tokens = (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+        except (ValueError, KeyError, TypeError):
+            self.tokens = (0, 0)
+
+
 class CountingClient(ModelClient):
     """A `ModelClient` that keeps what the server says about tokens."""
 
     def __init__(self, llm: Mapping[str, Any]) -> None:
         super().__init__({**llm, "support_stream": False})
-        self._local = threading.local()
+        self._usage = _Usage()
 
     def usage(self) -> tuple[int, int]:
         """Return prompt and completion tokens of the last reply in this thread; zeros where none were told."""
-        return getattr(self._local, "usage", (0, 0))
+        return self._usage.tokens
 
     @cached_property
     def _client(self) -> openai.OpenAI:
-        client = super()._client
-        hooks = {"response": [self._note]}
-        return client.with_options(http_client=openai.DefaultHttpxClient(event_hooks=hooks))
-
-    def _note(self, response: httpx.Response) -> None:
-        response.read()
-        try:
-            usage: Json = response.json()["usage"]
-            self._local.usage = (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-        except (ValueError, KeyError, TypeError):
-            self._local.usage = (0, 0)
+        http = openai.DefaultHttpxClient(event_hooks={"response": [self._usage.note]})
+        # It would be left to the garbage collector with its connections open.
+        weakref.finalize(self, http.close)
+        return super()._client.with_options(http_client=http)
 
 
 def _drain(deltas: Iterator[str]) -> tuple[str, str]:

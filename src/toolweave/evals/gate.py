@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -73,13 +73,28 @@ class Paired:
     p: float
 
 
+class Reason(NamedTuple):
+    """Why a rule was decided as it was, in both languages."""
+
+    zh: str
+    en: str
+
+    def to(self, lang: Lang) -> str:
+        """Return it in a language."""
+        return self.zh if lang is Lang.ZH else self.en
+
+    def unsure(self) -> Reason:
+        """Return it with the remark that more visits are needed."""
+        return Reason(f"{self.zh}；访问太少，无法确定", f"{self.en}; too few visits to be sure")
+
+
 @dataclass(frozen=True, slots=True)
 class Ruling:
     """What came of a rule, and why."""
 
     rule: Rule
     verdict: Verdict
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +130,10 @@ class GateResult:
         """Return the JSON form."""
         return {
             "verdict": self.verdict,
-            "rules": [{**asdict(r.rule), "verdict": r.verdict, "reason": r.reason} for r in self.rulings],
+            "rules": [
+                {**asdict(r.rule), "verdict": r.verdict, "reason": r.reason.en, "reason_zh": r.reason.zh}
+                for r in self.rulings
+            ],
             "lines": {name: asdict(paired) for name, paired in self.lines.items()},
         }
 
@@ -180,21 +198,23 @@ def _judge(rule: Rule, pairs: Sequence[tuple[VisitResult, VisitResult]], evidenc
         return _judge_loss(rule, evidence)
     covered = [pair for pair in pairs if rule.covers(pair[0])]
     if not covered:
-        return Ruling(rule, Verdict.SKIPPED if rule.optional else Verdict.UNDECIDED, "no visits to judge")
+        return _unmeasured(rule, Reason("没有可判的访问", "no visits to judge"))
     paired = compare(covered, rule.metric)
     if rule.at_least is not None:
         return _judge_rate(rule, paired)
     bar = rule.min_gain if rule.min_gain is not None else -(rule.max_loss or 0.0)
     points, low, high = (100 * value for value in (paired.difference, *paired.interval))
-    reason = (
-        f"{paired.base}/{paired.n} to {paired.tuned}/{paired.n}: {points:+.1f} points "
-        f"(95 % {low:+.1f} to {high:+.1f}; {paired.gained} gained, {paired.lost} lost, p = {paired.p:.2g}); "
-        f"wanted at least {bar:+g}{', beyond chance' if rule.certain else ''}"
+    change = f"{paired.base}/{paired.n} → {paired.tuned}/{paired.n}"
+    reason = Reason(
+        f"{change}：{points:+.1f} 个百分点（95% 区间 {low:+.1f} 至 {high:+.1f}；{paired.gained} 次变对，"
+        f"{paired.lost} 次变错，p = {paired.p:.2g}）；要求至少 {bar:+g}{'，且不是偶然' if rule.certain else ''}",
+        f"{change}: {points:+.1f} points (95 % {low:+.1f} to {high:+.1f}; {paired.gained} gained, "
+        f"{paired.lost} lost, p = {paired.p:.2g}); wanted at least {bar:+g}{', beyond chance' if rule.certain else ''}",
     )
     if points < bar:
         return Ruling(rule, Verdict.FAIL, reason)
     if rule.certain and not (low > bar or (low == bar and paired.p < 0.05)):
-        return Ruling(rule, Verdict.UNDECIDED, f"{reason}; too few visits to be sure")
+        return Ruling(rule, Verdict.UNDECIDED, reason.unsure())
     return Ruling(rule, Verdict.PASS, reason)
 
 
@@ -202,27 +222,39 @@ def _judge_rate(rule: Rule, paired: Paired) -> Ruling:
     bar = rule.at_least or 0.0
     low, high = (100 * value for value in wilson(paired.tuned, paired.n))
     rate = 100 * paired.tuned / paired.n
-    reason = f"{paired.tuned}/{paired.n} = {rate:.1f} % (95 % {low:.1f} to {high:.1f}); wanted at least {bar:g} %"
+    share = f"{paired.tuned}/{paired.n} = {rate:.1f} %"
+    reason = Reason(
+        f"{share}（95% 区间 {low:.1f} 至 {high:.1f}）；要求至少 {bar:g} %",
+        f"{share} (95 % {low:.1f} to {high:.1f}); wanted at least {bar:g} %",
+    )
     if rate < bar:
         return Ruling(rule, Verdict.FAIL, reason)
     if rule.certain and low < bar:
-        return Ruling(rule, Verdict.UNDECIDED, f"{reason}; too few visits to be sure")
+        return Ruling(rule, Verdict.UNDECIDED, reason.unsure())
     return Ruling(rule, Verdict.PASS, reason)
 
 
 def _judge_loss(rule: Rule, evidence: Evidence) -> Ruling:
     shared = sorted(evidence.base_losses.keys() & evidence.tuned_losses.keys())
     if not shared:
-        return Ruling(rule, Verdict.SKIPPED if rule.optional else Verdict.UNDECIDED, "loss on chat was not measured")
+        return _unmeasured(rule, Reason("没有测对话损失", "loss on chat was not measured"))
     base = math.fsum(evidence.base_losses[name] for name in shared) / len(shared)
     tuned = math.fsum(evidence.tuned_losses[name] for name in shared) / len(shared)
     rise = 100 * (tuned / base - 1)
-    low, high = bootstrap([evidence.tuned_losses[name] - evidence.base_losses[name] for name in shared])
+    interval = bootstrap([evidence.tuned_losses[name] - evidence.base_losses[name] for name in shared])
+    low, high = (100 * value / base for value in interval)
     bar = rule.max_loss or 0.0
-    reason = (
+    reason = Reason(
+        f"{len(shared)} 段对话上每词元损失 {base:.3f} → {tuned:.3f}：{rise:+.1f} %"
+        f"（95% 区间 {low:+.1f} 至 {high:+.1f}）；要求至多 {bar:+g} %",
         f"{base:.3f} to {tuned:.3f} nats a token on {len(shared)} chats: {rise:+.1f} % "
-        f"(95 % {100 * low / base:+.1f} to {100 * high / base:+.1f}); wanted at most {bar:+g} %"
+        f"(95 % {low:+.1f} to {high:+.1f}); wanted at most {bar:+g} %",
     )
-    certain = not rule.certain or 100 * high / base <= bar
-    verdict = Verdict.FAIL if rise > bar else Verdict.PASS if certain else Verdict.UNDECIDED
-    return Ruling(rule, verdict, reason)
+    if rise > bar:
+        return Ruling(rule, Verdict.FAIL, reason)
+    certain = not rule.certain or high <= bar
+    return Ruling(rule, Verdict.PASS if certain else Verdict.UNDECIDED, reason if certain else reason.unsure())
+
+
+def _unmeasured(rule: Rule, reason: Reason) -> Ruling:
+    return Ruling(rule, Verdict.SKIPPED if rule.optional else Verdict.UNDECIDED, reason)

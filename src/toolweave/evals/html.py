@@ -12,18 +12,21 @@ from html import escape
 from matplotlib.figure import Figure
 
 from toolweave.evals.gate import GateResult
+from toolweave.evals.replay import Outcome, Replayed, count_outcomes, shown
 from toolweave.evals.score import CLASSES, Counts, VisitResult
 from toolweave.evals.stats import wilson
+from toolweave.evals.steps import StepMetrics, figures
 from toolweave.evals.summary import cost, failures, grouped, lines_and_languages, pass_rates, total
 from toolweave.evals.words import say
 from toolweave.types import Lang
 
 _EXAMPLES = 3
 _PAIRS = 12
+_REPLAYED = 40
 _TOKENS = re.compile(r"[A-Za-z0-9_.]+|\s+|.", re.DOTALL)
 
 
-def run_html(results: Sequence[VisitResult], model: str, lang: Lang) -> str:
+def run_html(results: Sequence[VisitResult], model: str, lang: Lang, steps: StepMetrics | None = None) -> str:
     """Return the report of one model."""
     heads = ["visits", "lang", "right %", *CLASSES]
     rows = [[say(line, lang), of.value, *_cells(counts)] for line, of, counts in lines_and_languages(results)]
@@ -36,11 +39,13 @@ def run_html(results: Sequence[VisitResult], model: str, lang: Lang) -> str:
         if groups:
             rows = [[name, *_cells(counts)] for name, counts in groups.items()]
             parts.append(f"<h2>{say(title, lang)}</h2>" + _table(["", "right %", *CLASSES], rows, lang))
+    if steps is not None:
+        parts.append(f"<p>{say('steps', lang)} {steps.steps}: {figures(steps)}</p>")
     rates = pass_rates(results)
     if len(rates) > 1:
         parts.append("<p>" + " · ".join(f"pass^{k} {value:.1%}" for k, value in rates.items()) + "</p>")
     spent = cost(results)
-    figures = {
+    costs = {
         "model calls": spent.model_calls,
         "prompt tokens": spent.prompt_tokens,
         "completion tokens": spent.completion_tokens,
@@ -48,17 +53,19 @@ def run_html(results: Sequence[VisitResult], model: str, lang: Lang) -> str:
         "p95 seconds": f"{spent.seconds_p95:.2f}",
     }
     parts.append(f"<h2>{say('cost', lang)}</h2><p>")
-    parts.append(" · ".join(f"{say(name, lang)} {value}" for name, value in figures.items()) + "</p>")
+    parts.append(" · ".join(f"{say(name, lang)} {value}" for name, value in costs.items()) + "</p>")
     parts.append(f"<h2>{say('failures', lang)}</h2>")
     for name, failed in failures(results).items():
-        parts.append(f"<h3>{escape(name)} ({len(failed)})</h3>" + "".join(_visit(r, lang) for r in failed[:_EXAMPLES]))
+        parts.append(
+            f"<h3>{escape(say(name, lang))} ({len(failed)})</h3>" + "".join(_visit(r, lang) for r in failed[:_EXAMPLES])
+        )
     return _page(say("evaluation", lang), "".join(parts), lang)
 
 
 def gate_html(result: GateResult, pairs: Sequence[tuple[VisitResult, VisitResult]], lang: Lang) -> str:
     """Return the report of a comparison: verdict, rules, lines, and the visits on which the models differ."""
     verdict = f"<p class={result.verdict}><b>{say('verdict', lang)}: {say(result.verdict, lang)}</b></p>"
-    rules = [[r.rule.name, say(r.verdict, lang), r.reason] for r in result.rulings]
+    rules = [[say(r.rule.name, lang), say(r.verdict, lang), r.reason.to(lang)] for r in result.rulings]
     heads = ["visits", "base", "tuned", "difference", "interval", "gained", "lost", "p"]
     rows = [
         [
@@ -85,6 +92,22 @@ def gate_html(result: GateResult, pairs: Sequence[tuple[VisitResult, VisitResult
     return _page(say("gate", lang), body + _bars(list(result.lines), counts) + visits, lang)
 
 
+def replay_html(replayed: Sequence[Replayed], model: str, lang: Lang) -> str:
+    """Return the report of a replay: counts, and the replies that differ, failures first."""
+    counts = count_outcomes(replayed)
+    rows = [[say(outcome, lang), str(count)] for outcome, count in counts.items()]
+    order = [Outcome.FAILED, Outcome.MENDED, Outcome.CHANGED]
+    parts = [f"<p><code>{escape(model)}</code></p>", _table(["outcome", "replies"], rows, lang)]
+    for outcome in order:
+        chosen = [item for item in replayed if item.outcome is outcome][:_REPLAYED]
+        parts.append(f"<h2>{escape(say(outcome, lang))}</h2>" if chosen else "")
+        for item in chosen:
+            reasons = "".join(f"<p>{escape(f'{reason.rule}: {reason.why}')}</p>" for reason in item.why)
+            title = f"<h4>{escape(item.old.id)} · {escape(item.old.query)}</h4>"
+            parts.append(f"{title}{reasons}<pre>{difference(shown(item.old), shown(item.new))}</pre>")
+    return _page(say("replay", lang), "".join(parts), lang)
+
+
 def difference(old: str, new: str) -> str:
     """Return HTML of `new` with what is not in `old` marked as inserted, and what is gone as deleted."""
     a, b = _TOKENS.findall(old), _TOKENS.findall(new)
@@ -104,7 +127,7 @@ def _visit(result: VisitResult, lang: Lang) -> str:
 
 def _pair(base: VisitResult, tuned: VisitResult, lang: Lang) -> str:
     def side(name: str, result: VisitResult) -> str:
-        mark = "✓" if result.ok else "✗ " + ", ".join(result.failures)
+        mark = "✓" if result.ok else "✗ " + ", ".join(say(name, lang) for name in result.failures)
         return f"<div><b>{say(name, lang)} {escape(mark)}</b><pre>{escape(result.transcript)}</pre></div>"
 
     title = f"{say(tuned.line, lang)} · {tuned.query}"

@@ -15,6 +15,7 @@ from toolweave.evals.gate import GateResult, Verdict
 from toolweave.evals.html import gate_html, run_html
 from toolweave.evals.score import CLASSES, Counts, VisitResult
 from toolweave.evals.stats import wilson
+from toolweave.evals.steps import StepMetrics, figures
 from toolweave.evals.summary import cost, failures, lines_and_languages, pass_rates, summary_json, total
 from toolweave.evals.words import say
 from toolweave.types import Json, Lang
@@ -22,7 +23,7 @@ from toolweave.types import Json, Lang
 _CONTROL = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def print_run(results: Sequence[VisitResult], console: Console, lang: Lang) -> None:
+def print_run(results: Sequence[VisitResult], console: Console, lang: Lang, steps: StepMetrics | None = None) -> None:
     """Print one model's table, its failures, and what the visits cost."""
     table = Table(title=say("evaluation", lang), title_justify="left")
     for heading in ("visits", "lang", "right %", *CLASSES):
@@ -38,10 +39,14 @@ def print_run(results: Sequence[VisitResult], console: Console, lang: Lang) -> N
         for heading in ("failure", "visits", "example"):
             table.add_column(say(heading, lang))
         for name, failed in found.items():
-            table.add_row(name, str(len(failed)), f"{failed[0].id}: {failed[0].query[:40]} → {failed[0].answer[:60]!r}")
+            table.add_row(
+                say(name, lang), str(len(failed)), f"{failed[0].id}: {failed[0].query[:40]} → {failed[0].answer[:60]!r}"
+            )
         console.print(table)
     if len(rates := pass_rates(results)) > 1:
         console.print("  ".join(f"pass^{k} {value:.1%}" for k, value in rates.items()))
+    if steps is not None:
+        console.print(f"{say('steps', lang)} {steps.steps}: {figures(steps)}", highlight=False)
     spent = cost(results)
     console.print(
         f"{say('model calls', lang)} {spent.model_calls}, {say('prompt tokens', lang)} {spent.prompt_tokens}, "
@@ -66,18 +71,27 @@ def print_gate(result: GateResult, console: Console, lang: Lang) -> None:
     colours = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
     for ruling in result.rulings:
         verdict = f"[{colours[ruling.verdict]}]{say(ruling.verdict, lang)}[/]"
-        console.print(f"{verdict}  {ruling.rule.name}: {ruling.reason}", highlight=False)
+        console.print(f"{verdict}  {say(ruling.rule.name, lang)}: {ruling.reason.to(lang)}", highlight=False)
     colour = colours[result.verdict]
     console.print(f"[bold]{say('verdict', lang)}: [{colour}]{say(result.verdict, lang)}[/][/]")
 
 
-def write_run(results: Sequence[VisitResult], model: str, folder: Path, lang: Lang, extra: Json | None = None) -> None:
+def write_run(
+    results: Sequence[VisitResult],
+    model: str,
+    folder: Path,
+    lang: Lang,
+    steps: StepMetrics | None = None,
+    extra: Json | None = None,
+) -> None:
     """Write `summary.json`, `junit.xml` and `report.html` of one model into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"model": model, **summary_json(results), **(extra or {})}
+    if steps is not None:
+        content["steps"] = steps.to_json()
     _write(folder / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     _write(folder / "junit.xml", junit_visits(results))
-    _write(folder / "report.html", run_html(results, model, lang))
+    _write(folder / "report.html", run_html(results, model, lang, steps))
 
 
 def write_gate(result: GateResult, pairs: Sequence[tuple[VisitResult, VisitResult]], folder: Path, lang: Lang) -> None:
@@ -113,7 +127,7 @@ def junit_gate(result: GateResult) -> str:
     for ruling in result.rulings:
         case = Xml.SubElement(suite, "testcase", name=_legal(ruling.rule.name), classname="gate")
         if tag := tags.get(ruling.verdict):
-            Xml.SubElement(case, tag, message=_legal(ruling.reason))
+            Xml.SubElement(case, tag, message=_legal(ruling.reason.en))
     return _xml(suite)
 
 

@@ -22,8 +22,9 @@ from toolweave.evals.judge import Judge, disagreements
 from toolweave.evals.outputs import print_gate, print_run, write_gate, write_run
 from toolweave.evals.results import load_results, save_results
 from toolweave.evals.score import VisitResult
+from toolweave.evals.steps import StepMetrics, run_steps, steps_of, summarise
 from toolweave.evals.targets import AgentSpec, Sampling, Target, open_target, read_agent
-from toolweave.evals.visit import Plan, run_visits
+from toolweave.evals.visit import Plan, run_visits, source_of
 from toolweave.types import Json, Lang
 
 _SETS = ("held_out", "challenges", "instructions", "all")
@@ -40,6 +41,7 @@ class Order:
     plan: Plan = field(default_factory=Plan)
     sampling: Sampling = field(default_factory=Sampling)
     cache: Path | None = None
+    steps: bool = False
     chat_loss: bool = False
     judge: tuple[str, str | None] | None = None
     lang: Lang = Lang.EN
@@ -78,6 +80,7 @@ def evaluate(model: str, output: Path, order: Order, console: Console, *, name: 
     output.parent.mkdir(parents=True, exist_ok=True)
     with ReplyCache(order.cache) as cache, _target(model, agent, order.sampling, name) as target:
         results = _run(visits, target, cache, order, console)
+        metrics = _step_metrics(visits, target, cache, order, console) if order.steps and visits else None
         if order.instructions:
             results += run_instructions(target, cache)
     save_results(output, results)
@@ -87,8 +90,8 @@ def evaluate(model: str, output: Path, order: Order, console: Console, *, name: 
         losses = chat_losses(model)
         _loss_file(output).write_text(json.dumps(losses, indent=1) + "\n", "utf-8")
         extra["chat_loss"] = round(sum(losses.values()) / len(losses), 4)
-    write_run(results, model, output.with_suffix(""), order.lang, extra)
-    print_run(results, console, order.lang)
+    write_run(results, model, output.with_suffix(""), order.lang, metrics, extra)
+    print_run(results, console, order.lang, metrics)
     console.print(f"{output}\n{output.with_suffix('') / 'report.html'}", highlight=False)
     return results
 
@@ -136,24 +139,34 @@ def _run(
     visits: Sequence[Visit], target: Target, cache: ReplyCache, order: Order, console: Console
 ) -> list[VisitResult]:
     right = 0
-    with _progress(console) as progress:
-        bar = progress.add_task("visits", total=len(visits) * order.plan.trials, right=0)
+    with progress(console) as shows:
+        bar = shows.add_task("visits", total=len(visits) * order.plan.trials, note="")
 
         def done(result: VisitResult) -> None:
             nonlocal right
             right += result.ok
-            progress.update(bar, advance=1, right=right)
+            shows.update(bar, advance=1, note=f"{right} right")
 
         return run_visits(visits, target.llm, plan=order.plan, model_id=target.model_id, cache=cache, done=done)
+
+
+def _step_metrics(
+    visits: Sequence[Visit], target: Target, cache: ReplyCache, order: Order, console: Console
+) -> StepMetrics:
+    source = source_of(target.llm, 0, target.model_id)
+    with progress(console) as shows:
+        bar = shows.add_task("steps", total=len(steps_of(visits)), note="")
+        steps = run_steps(visits, source, cache, order.plan.concurrency, lambda: shows.advance(bar))
+    return summarise(steps)
 
 
 def _second_opinions(results: Sequence[VisitResult], order: Order, console: Console) -> Json:
     if order.judge is None:
         return {}
     url, name = order.judge
-    with open_target(url, Sampling(), name=name) as target, _progress(console) as progress:
-        bar = progress.add_task("judge", total=len(results), right=0)
-        differing = disagreements(results, Judge(CountingClient(target.llm)), lambda: progress.advance(bar))
+    with open_target(url, Sampling(), name=name) as target, progress(console) as shows:
+        bar = shows.add_task("judge", total=len(results), note="")
+        differing = disagreements(results, Judge(CountingClient(target.llm)), lambda: shows.advance(bar))
     rows = [
         {"id": r.id, "trial": r.trial, "rules": r.faithful, "judge": opinion.faithful, "reason": opinion.reason}
         for r, opinion in differing
@@ -165,8 +178,9 @@ def _loss_file(output: Path) -> Path:
     return output.with_suffix(".chat_loss.json")
 
 
-def _progress(console: Console) -> Progress:
+def progress(console: Console) -> Progress:
+    """Return a progress bar for an evaluation; its tasks have a `note`."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[right]} right"), console=console,
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
     )  # fmt: skip

@@ -65,7 +65,7 @@ def run_visits(
     """
     plan = plan or Plan()
     with _opened(cache) as replies, ThreadPoolExecutor(plan.concurrency) as pool:
-        sources = [_source(llm, trial, model_id) for trial in range(plan.trials)]
+        sources = [source_of(llm, trial, model_id) for trial in range(plan.trials)]
         jobs = [(visit, trial) for visit in visits for trial in range(plan.trials)]
         futures = [pool.submit(_run, visit, sources[trial], replies, plan, trial) for visit, trial in jobs]
         results = []
@@ -81,12 +81,13 @@ def run_visits(
 
 def run_visit(visit: Visit, llm: Mapping[str, Any] | Model, plan: Plan | None = None) -> VisitResult:
     """Run one visit; `llm` is a config, or a model to ask directly."""
-    source = _source(llm, 0, None) if isinstance(llm, Mapping) else Source(llm, "", {})
+    source = source_of(llm, 0, None) if isinstance(llm, Mapping) else Source(llm, "", {})
     with ReplyCache(None) as cache:
         return _run(visit, source, cache, plan or Plan(), 0, direct=not isinstance(llm, Mapping))
 
 
-def _source(llm: Mapping[str, Any], trial: int, model_id: str | None) -> Source:
+def source_of(llm: Mapping[str, Any], trial: int, model_id: str | None) -> Source:
+    """Return the model behind an llm config as trial `trial` asks it."""
     settings = dict(llm.get("generate_cfg") or {})
     if settings.get("temperature"):
         settings["seed"] = int(settings.get("seed", 0)) + trial
