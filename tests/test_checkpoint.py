@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,8 +20,9 @@ from toolweave.training import checkpoint, sft
 from toolweave.training.recipe import Recipe
 from toolweave.training.sft import TrainResult, train
 from toolweave.types import Message, Sample
-from toolweave.weights.manifest import broken
+from toolweave.weights.manifest import broken, replace_folder
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 KILLS = int(os.environ.get("TOOLWEAVE_KILLS", "3"))
 SAMPLES = [
     Sample((Message(role="user", content=f"question {i}"),), f"answer {i * i}", meta={"id": f"row-{i}"})
@@ -46,11 +49,10 @@ def test_killed_anywhere_it_ends_in_the_same_adapter(tiny_model_dir: Path, tmp_p
     )
     run = tmp_path / "killed"
     command = [sys.executable, "-W", "ignore", "-c", code, str(tiny_model_dir), str(run), str(Path(__file__).parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     rng, kills = random.Random(0), 0
     while kills < KILLS:
         before = set(run.glob("checkpoint-*"))
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
         # Once steps are being made, die at any moment of computing or saving.
         while process.poll() is None and set(run.glob("checkpoint-*")) <= before:
             time.sleep(0.001)
@@ -78,6 +80,58 @@ def test_what_is_incomplete_or_foreign_is_passed_over(tiny_model_dir: Path, tmp_
     assert learn(tiny_model_dir, run).steps == steps
     assert adapter(run, steps) == expected
     assert (run / "checkpoint-99" / "pytorch_model.bin").exists()
+
+
+def test_a_named_checkpoint_is_gone_on_from(tiny_model_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    steps = learn(tiny_model_dir, run).steps
+    expected = adapter(run, steps)
+    # Were the newest taken, nothing would be left to do.
+    for step in (6, steps):
+        shutil.rmtree(run / f"checkpoint-{step}")
+    learn(tiny_model_dir, run)
+    logged = (run / "logging.jsonl").read_text("utf-8").splitlines()
+    inode = (run / "checkpoint-6").stat().st_ino, (run / "checkpoint-4").stat().st_ino
+    named = learn(tiny_model_dir, run, resume_from_checkpoint=str(run / "checkpoint-4"))
+    assert named.steps == steps
+    assert (run / "checkpoint-6").stat().st_ino != inode[0]
+    assert (run / "checkpoint-4").stat().st_ino == inode[1]
+    assert adapter(run, steps) == expected
+    assert len((run / "logging.jsonl").read_text("utf-8").splitlines()) == len(logged)
+    with pytest.raises(ModelError, match="is no checkpoint of"):
+        learn(tiny_model_dir, run, resume_from_checkpoint=str(tmp_path / "other" / "checkpoint-4"))
+
+
+KILLED_BETWEEN = """
+import os, signal, sys
+from pathlib import Path
+from toolweave.weights.manifest import replace_folder
+rename = Path.rename
+def once(source, target):
+    rename(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.rename = once
+with replace_folder(Path(sys.argv[1])) as draft:
+    (draft / "weights").write_text("new")
+"""
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-1"
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(checkpoint.Progress({}, 1), {}, lambda draft: None)
+    killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN, str(folder)], env=ENVIRONMENT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not folder.exists()
+    progress = checkpoints.newest({})
+    assert progress is not None
+    assert progress.step == 1
+    checkpoints.clean()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    assert broken(folder) is None
+    with replace_folder(folder) as draft:
+        (draft / "weights").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["weights"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from toolweave.training import attention
 from toolweave.training.batching import shared_batches
 from toolweave.training.checkpoint import Best, Checkpoints, Progress, collect, restore
 from toolweave.training.distributed import Workers, joined
+from toolweave.training.layout import named_checkpoint
 from toolweave.training.log import LOG_NAME, RunLog
 from toolweave.training.lora import add_lora
 from toolweave.training.plan import Plan, fingerprint, labels
@@ -76,7 +77,7 @@ def train(
 ) -> TrainResult:
     """Fine-tune a LoRA adapter; checkpoints, log and pictures go to the folder `run`.
 
-    When `run` holds checkpoints, the newest complete one is gone on from. `base` is what the adapter
+    When `run` holds checkpoints, the one that the recipe names, else the newest complete one, is gone on from. `base` is what the adapter
     says it belongs to. `judge`, if given, decides which checkpoint is the best, else the evaluation loss
     does. Raises DataError without usable samples, ModelError when the loss is no longer a number or the
     checkpoints belong to other data or another recipe, Interrupted when it was stopped and saved.
@@ -296,7 +297,8 @@ class _Run:
 
     def _resumed(self) -> Progress:
         identity = self._identity()
-        progress = self._checkpoints.newest(identity) if self._workers.is_first else None
+        only = named_checkpoint(self._recipe.run)
+        progress = self._checkpoints.newest(identity, only) if self._workers.is_first else None
         progress = cast(Progress | None, self._workers.agree(progress))
         if progress is None:
             return Progress(identity)
