@@ -7,6 +7,7 @@ import json
 import os
 import string
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from hypothesis import strategies as st
 
 from toolweave.data.convert import convert
 from toolweave.data.jsonl import read_jsonl, read_samples, write_jsonl
+from toolweave.data.load import render
 from toolweave.data.msagent import parse_row
+from toolweave.data.strategy import Strategy
+from toolweave.data.validate import check_episode
 from toolweave.dialects import get_dialect
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.types import Json, Lang, Step, ToolCall, ToolSpec, Turn
@@ -197,7 +201,7 @@ def test_a_declared_type_is_kept_and_checked() -> None:
 
     assert parse_row(row("3")).tools[0].parameters["properties"]["n"]["type"] == "integer"
     with pytest.raises(DataError, match="'n' 'three' is not of type 'integer'"):
-        parse_row(row("'three'"))
+        check_episode(parse_row(row("'three'")))
 
 
 def test_language_follows_the_user() -> None:
@@ -220,9 +224,10 @@ def test_report_and_samples(tmp_path: Path) -> None:
     counts = (report.rows, report.episodes, report.samples, report.turns, report.calls, report.dropped)
     assert counts == (2, 2, 8, 4, 4, ())
     samples = list(read_samples(tmp_path / "out.jsonl"))
-    assert samples[0].meta == {"id": "row-1", "dialect": "agentfabric-v07", "turn": 0}
+    assert samples[0].meta == {"id": "row-1", "dialect": "agentfabric-v07", "turn": 0, "visit": "in.jsonl:1"}
     assert [tool.name for tool in samples[0].tools] == [tool.name for tool in TOOLS]
-    assert samples[:4] == get_dialect("v07").render(parse_row(GOOD))
+    plain = [replace(sample, meta={**sample.meta, "visit": "in.jsonl:1"}) for sample in samples[:4]]
+    assert plain == render(get_dialect("v07"), parse_row(GOOD), {"visit": "in.jsonl:1"})
 
 
 def _changed(number: int, **changes: Any) -> Json:
@@ -318,7 +323,7 @@ def test_a_bad_line_is_an_error_that_names_it(case: str, tmp_path: Path) -> None
 def test_not_strict_leaves_bad_rows_out_and_lists_them(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", {"id": 1}, GOOD, _replaced(2, "Action: tool_11", "Action: a"))
     source.write_bytes(b"\n" + source.read_bytes() + b"oops\n")
-    report = convert(source, tmp_path / "out.jsonl", strict=False)
+    report = convert(source, tmp_path / "out.jsonl", strategy=Strategy.WARNING)
     assert (report.rows, report.episodes, report.samples) == (4, 1, 4)
     assert [dropped.line for dropped in report.dropped] == [2, 4, 5]
     assert [dropped.reason.split(":")[0] for dropped in report.dropped] == [
@@ -326,22 +331,27 @@ def test_not_strict_leaves_bad_rows_out_and_lists_them(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("strict", [True, False])
-def test_a_file_without_any_good_row_is_an_error(strict: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", [Strategy.ERROR, Strategy.WARNING])
+def test_a_file_without_any_good_row_is_an_error(strategy: Strategy, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
     with pytest.raises(DataError, match="it is empty"):
-        convert(write_rows(tmp_path / "empty.jsonl"), tmp_path / "out.jsonl", strict=strict)
+        convert(write_rows(tmp_path / "empty.jsonl"), out, strategy=strategy)
+    bad = write_rows(tmp_path / "bad.jsonl", {"id": 1})
+    with pytest.raises(DataError, match="in no known format; its rows have id"):
+        convert(bad, out, strategy=strategy)
     with pytest.raises(DataError, match="line 1: the row has no conversations"):
-        convert(write_rows(tmp_path / "bad.jsonl", {}), tmp_path / "out.jsonl", strict=strict)
-    assert not (tmp_path / "out.jsonl").exists()
+        convert(bad, out, from_="ms_agent", strategy=strategy)
+    assert not out.exists()
 
 
 def test_paths_that_cannot_be_used(tmp_path: Path) -> None:
     good = write_rows(tmp_path / "in.jsonl", GOOD)
     before = good.read_bytes()
     out = tmp_path / "out.jsonl"
+    (tmp_path / "hollow").mkdir()
     for source, target, message in (
         (tmp_path / "none.jsonl", out, "no such file"),
-        (tmp_path, out, "is a folder"),
+        (tmp_path / "hollow", out, "holds no data files"),
         (good, tmp_path, "not a plain file"),
         (good, Path("/dev/null"), "not a plain file"),
         (good, tmp_path / "none" / "out.jsonl", "folder does not exist"),
@@ -353,7 +363,7 @@ def test_paths_that_cannot_be_used(tmp_path: Path) -> None:
         convert(good, out, from_="csv")
     with pytest.raises(ToolweaveError, match="unknown dialect 'v08'"):
         convert(good, out, dialect="v08")
-    assert os.listdir(tmp_path) == ["in.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == ["hollow", "in.jsonl"]
     assert good.read_bytes() == before
 
 

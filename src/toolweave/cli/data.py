@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from toolweave.data.strategy import Strategy
+
+if TYPE_CHECKING:
+    from toolweave.data.load import LoadReport
+
+Format = Annotated[str | None, typer.Option("--from", help="Format of the rows; found out if not given.")]
+DialectName = Annotated[str, typer.Option("--dialect", help="Prompt format to write: v06 or v07.")]
+_FORMATS_HELP = (
+    "Formats: samples, ms_agent, ms_agent_for_agentfabric, openai, sharegpt, hermes, swift, alpaca, api_bank, "
+    "toolbench, bfcl; as JSON, JSON Lines, CSV, Parquet, Arrow, a folder, HF::owner/name or MS::owner/name."
+)
+_SHOWN = 20
+
 
 def data_convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="JSONL file to read.", show_default=False)],
+    source: Annotated[str, typer.Argument(metavar="IN", help="File, folder or hub id to read.", show_default=False)],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="JSONL file to write.", show_default=False)],
-    from_: Annotated[str, typer.Option("--from", help="Format of IN.")] = "ms_agent",
-    dialect: Annotated[str, typer.Option("--dialect", help="Prompt format to write: v06 or v07.")] = "v06",
-    strict: Annotated[
-        bool, typer.Option("--strict/--no-strict", help="Stop at the first bad row, or leave bad rows out.")
-    ] = True,
+    from_: Format = None,
+    dialect: DialectName = "v06",
+    strategy: Annotated[
+        Strategy, typer.Option("--strategy", help="What to do with bad rows: none checks nothing.")
+    ] = Strategy.ERROR,
 ) -> None:
     """Convert a data set to samples: the requests that the app would have sent.
 
@@ -23,17 +36,102 @@ def data_convert(
     """
     from toolweave.data.convert import convert
 
-    report = convert(source, target, from_=from_, dialect=dialect, strict=strict)
-    for dropped in report.dropped:
-        typer.echo(f"{source}, line {dropped.line}: left out: {dropped.reason}", err=True)
+    report = convert(source, target, from_=from_, dialect=dialect, strategy=strategy)
+    _echo_dropped(report, strategy)
+    typer.echo(f"{target}: {report.summary()}")
+
+
+def data_check(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Files, folders or hub ids.", show_default=False)
+    ],
+    from_: Format = None,
+    dialect: DialectName = "v06",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Also render with this model's chat template, and count tokens.")
+    ] = None,
+    max_length: Annotated[int, typer.Option("--max_length", help="Longest sample, in tokens; with --model.")] = 2048,
+    strategy: Annotated[
+        Strategy, typer.Option("--strategy", help="error exits with code 2 if anything is wrong.")
+    ] = Strategy.WARNING,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write the report to this HTML file.")] = None,
+) -> None:
+    """Check every call against its own row's JSON Schema, and that every row can be learned from.
+
+    Example: toolweave data check train.jsonl --model embedded --html report.html
+    """
+    from toolweave.data.check import check
+    from toolweave.data.check_report import print_report, write_html
+    from toolweave.errors import DataError
+
+    report = check(sources, format=from_, dialect=dialect, model=model, max_length=max_length, strategy=strategy)
+    print_report(report)
+    if html is not None:
+        write_html(report, html)
+        typer.echo(f"{html}: the same with examples")
+    if strategy is Strategy.ERROR and report.problems:
+        raise DataError(f"{len(report.problems)} problems", "correct the rows, or leave them out with data convert")
+
+
+def data_mix(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Sources and shares.", show_default=False)],
+    output_dir: Annotated[
+        Path, typer.Option("--output_dir", help="Folder to write train.jsonl, test.jsonl and manifest.json to.")
+    ] = Path("mixed"),
+) -> None:
+    """Mix data sets, add self-cognition, and hold a test part back.
+
+    Example: toolweave data mix recipe.yaml --output_dir mixed
+    """
+    from toolweave.data.mix_recipe import MixRecipe, write_mix
+
+    manifest = write_mix(MixRecipe.read(recipe), output_dir)
+    for source in manifest["sources"]:
+        typer.echo(
+            f"{source['path']}: {source['used']} of {source['samples']} samples, {source['dropped']} rows left out"
+        )
+    parts = manifest["files"]
     typer.echo(
-        f"{target}: {report.samples} samples with {report.calls} calls and {report.turns} turns, "
-        f"from {report.episodes} of {report.rows} rows, {len(report.dropped)} left out"
+        f"{output_dir}: {parts['train.jsonl']['samples']} samples to train on, "
+        f"{parts['test.jsonl']['samples']} to test, {manifest['self_cognition']} of them self-cognition"
     )
+
+
+def data_push(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File or folder.", show_default=False)],
+    repo: Annotated[str, typer.Argument(metavar="ID", help="HF::owner/name or MS::owner/name.", show_default=False)],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody read a data set created here.")] = False,
+) -> None:
+    """Push a file or folder to a data set on a hub, private unless told otherwise.
+
+    Example: toolweave data push mixed HF::me/my-agent-data
+    """
+    from toolweave.data.hub import HubId, push
+    from toolweave.errors import DataError
+
+    hub_id = HubId.parse(repo)
+    if hub_id is None:
+        raise DataError(f"not a hub id: {repo}", "write HF::owner/name or MS::owner/name")
+    typer.echo(push(path, hub_id, private=not public))
+
+
+def _echo_dropped(report: LoadReport, strategy: Strategy) -> None:
+    """Name each row left out, unless they are only to be counted."""
+    for path in report.skipped:
+        typer.echo(f"{path}: not read, it is another split", err=True)
+    if strategy is Strategy.DISCARD:
+        return
+    for dropped in report.dropped[:_SHOWN]:
+        typer.echo(f"{dropped.file}, line {dropped.line}: left out: {dropped.reason}", err=True)
+    if len(report.dropped) > _SHOWN:
+        typer.echo(f"… and {len(report.dropped) - _SHOWN} more: see toolweave data check --html", err=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this area."""
-    group = typer.Typer(help="Convert and check data sets.", no_args_is_help=True)
+    group = typer.Typer(help=f"Convert, check and mix data sets. {_FORMATS_HELP}", no_args_is_help=True)
     group.command("convert")(data_convert)
+    group.command("check")(data_check)
+    group.command("mix")(data_mix)
+    group.command("push")(data_push)
     app.add_typer(group, name="data")

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toolweave.dialects.caching import cached_by_identity
 from toolweave.errors import DataError
-from toolweave.types import Json, Sample
+from toolweave.types import Json, Sample, ToolSpec
 
 _BOM = b"\xef\xbb\xbf"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _refuse(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+# NaN and 1e999 are refused: they could never be written again.
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 class Row(NamedTuple):
@@ -42,9 +58,10 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def parse_line(line: bytes) -> Json:
     """Return the JSON object of one line. Raises DataError that says what the line is instead."""
     try:
-        row = json.loads(line.decode("utf-8"))
-        # NaN, 1e999 and an escaped half of a surrogate pair pass, but could never be written again.
-        json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        row = _DECODER.decode(line.decode("utf-8"))
+        if b"\\ud" in line or b"\\uD" in line:
+            # An escaped half of a surrogate pair passes, but could never be written again.
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeError as error:
         raise DataError("not UTF-8 text", "save the file in UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -103,6 +120,16 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
             raise writing_error(path, error) from error
         raise
     return count
+
+
+def sample_row(sample: Sample) -> Json:
+    """Return what `Sample.to_json` does; the tools that many samples share are written once."""
+    return {**replace(sample, tools=()).to_json(), "tools": _tools_json(sample.tools)}
+
+
+@cached_by_identity
+def _tools_json(tools: tuple[ToolSpec, ...]) -> str:
+    return str(Sample((), "", tools=tools).to_json()["tools"])
 
 
 def writing_error(path: Path, error: OSError) -> DataError:

@@ -1,53 +1,62 @@
-"""General chat and self-cognition rows, mixed in so that a tuned model can still just talk."""
+"""Mixing data sets: shares drawn without replacement, general chat, self-cognition."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import NamedTuple
 
 from toolweave.data.catalogue import load_catalogue
+from toolweave.data.self_cognition import Persona, self_cognition_samples
+from toolweave.errors import DataError
 from toolweave.types import Lang, Message, Sample
 
 # The last pairs of every chat list are for testing (see synthesize.py).
 _TEST_CHATS = 30
 
 
-class Persona(NamedTuple):
-    """Who the tuned model says it is, and who made it."""
+def draw(samples: Sequence[Sample], count: int, seed: int = 42) -> list[Sample]:
+    """Draw `count` samples without replacement, in their own order; all of them if there are no more."""
+    if count < 0:
+        raise DataError(f"cannot draw {count} samples", "give a count of at least 0")
+    if count >= len(samples):
+        return list(samples)
+    chosen = sorted(random.Random(seed).sample(range(len(samples)), count))
+    return [samples[index] for index in chosen]
 
-    name: str = "toolweave"
-    author: str = "toolweave"
+
+def mix_in(train: Sequence[Sample], general: Sequence[Sample], ratio: float, seed: int = 42) -> list[Sample]:
+    """Return the training samples and `ratio` times as many general ones: SWIFT's `--train_dataset_mix_ratio`.
+
+    A true sample where SWIFT takes the first rows. Raises DataError if there are fewer general samples
+    than asked for, rather than mix less in silence.
+    """
+    if ratio < 0:
+        raise DataError(f"--train_dataset_mix_ratio must be at least 0, not {ratio}")
+    wanted = round(ratio * len(train))
+    if wanted > len(general):
+        raise DataError(
+            f"a mix ratio of {ratio} needs {wanted} general samples, and there are {len(general)}",
+            "lower --train_dataset_mix_ratio, or name a larger general data set",
+        )
+    return [*train, *draw(general, wanted, seed)]
 
 
 def chat_samples(count: int, seed: int = 0) -> list[Sample]:
     """Return `count` general chats, both languages in turn, each pair once before any twice."""
     chats = load_catalogue().chat
-    pairs = {lang: [(pair["q"], pair["a"]) for pair in chats[lang][:-_TEST_CHATS]] for lang in Lang}
-    return _alternate(pairs, count, seed, "chat")
-
-
-def self_cognition_samples(count: int, persona: Persona, seed: int = 0) -> list[Sample]:
-    """Return `count` questions about the model itself, answered as `persona`."""
-
-    def speak(text: str) -> str:
-        return text.replace("{{NAME}}", persona.name).replace("{{AUTHOR}}", persona.author)
-
-    rows = load_catalogue().self_cognition
-    pairs = {lang: [(pair["q"], speak(pair["a"])) for pair in rows[lang]] for lang in Lang}
-    return _alternate(pairs, count, seed, "self_cognition")
-
-
-def _alternate(pairs: dict[Lang, list[tuple[str, str]]], count: int, seed: int, kind: str) -> list[Sample]:
     rng = random.Random(seed)
     streams = {}
-    for lang, items in pairs.items():
-        order = list(items)
+    for lang in Lang:
+        order = [(pair["q"], pair["a"]) for pair in chats[lang][:-_TEST_CHATS]]
         rng.shuffle(order)
         streams[lang] = cycle(order)
     samples: list[Sample] = []
     for lang in islice(cycle(Lang), count):
         question, answer = next(streams[lang])
         messages = (Message(role="user", content=question),)
-        samples.append(Sample(messages, answer, meta={"kind": kind, "lang": lang}))
+        samples.append(Sample(messages, answer, meta={"kind": "chat", "lang": lang}))
     return samples
+
+
+__all__ = ["Persona", "chat_samples", "draw", "mix_in", "self_cognition_samples"]

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from toolweave.data.msagent_tools import read_system, with_types
-from toolweave.data.validate import check_call
+from toolweave.data.msagent_tools import has_frame, read_system, with_types
 from toolweave.dialects.agentfabric import contains_chinese
 from toolweave.dialects.parsing import read_call
 from toolweave.errors import DataError
-from toolweave.types import Episode, InvalidToolCall, Lang, Step, ToolCall, Turn
+from toolweave.types import Episode, InvalidToolCall, Lang, Step, ToolCall, ToolSpec, Turn
 
 _ROLES = ("system", "user", "assistant")
 _CALL = re.compile(
@@ -39,27 +38,34 @@ class _Said(NamedTuple):
     number: int
 
 
-def parse_row(row: Mapping[str, Any]) -> Episode:
+def is_react(system: str, reply: str) -> bool:
+    """Tell whether a system message has ms_agent's tool frame, or a reply its calls."""
+    return has_frame(system) or _CALL.search(reply) is not None
+
+
+def is_ms_agent(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row has ms_agent's tool frame or calls in its conversation."""
+    said = row.get("conversations")
+    texts = [str(m.get("value")) for m in said if isinstance(m, Mapping)] if isinstance(said, list) else []
+    return bool(texts) and any(is_react(text, text) for text in texts)
+
+
+def parse_row(row: Mapping[str, Any], tools: Sequence[ToolSpec] | None = None) -> Episode:
     """Return the episode of a row; its `id` is kept in `meta`.
 
     The language of the prompt frame is Chinese if a user message has Chinese. Parameters have no type
-    in ms_agent: it is read off the row's own arguments. Raises DataError on a row that cannot be read
-    whole, whose calls name no listed tool, or whose arguments do not match the tool's parameters.
+    in ms_agent: it is read off the row's own arguments. `tools`, if given, stand for those of the system
+    message. Raises DataError on a row that cannot be read whole.
     """
     said = _messages(row)
-    system = read_system(said[0].text) if said[0].role == "system" else read_system("")
+    first = said[0].text if said[0].role == "system" else ""
+    system = read_system(first)
     turns = tuple(_turns(said[1:] if said[0].role == "system" else said))
     calls = [step.call for turn in turns for step in turn.steps]
-    tools = {tool.name: with_types(tool, calls) for tool in system.tools}
-    for call in calls:
-        if call.name not in tools:
-            raise DataError(
-                f"the call names no known tool: {call.name!r}", f"the system prompt lists {', '.join(tools) or 'none'}"
-            )
-        check_call(call, tools[call.name])
+    typed = with_types(system.tools, calls) if tools is None else tuple(tools)
     lang = Lang.ZH if any(contains_chinese(turn.query) for turn in turns) else Lang.EN
     meta = {"id": row["id"]} if "id" in row else {}
-    return Episode(tuple(tools.values()), turns, system.instruction, lang, meta=meta)
+    return Episode(typed, turns, system.instruction, lang, meta=meta)
 
 
 def _messages(row: Mapping[str, Any]) -> list[_Said]:

@@ -6,8 +6,10 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+from toolweave.data.schemas import json_type, standard_type
 from toolweave.errors import DataError
 from toolweave.types import Json, ToolCall, ToolSpec
 
@@ -27,10 +29,6 @@ _DESCRIPTION_FRAME = re.compile(
 # Descriptions and parameters may have raw newlines inside their quotes.
 _DECODER = json.JSONDecoder(strict=False)
 _FLAGS = {"true": True, "false": False, "": False, "none": False}
-_TYPE_NAMES = {
-    "str": "string", "text": "string", "int": "integer", "float": "number", "double": "number",
-    "bool": "boolean", "list": "array", "tuple": "array", "dict": "object", "json": "object",
-}  # fmt: skip
 _JSON_TYPES = ("string", "integer", "number", "boolean", "array", "object", "null")
 _HINT = 'tools look like: 1. name: Call this tool to … Parameters: [{"name": …, "description": …, "required": …}]'
 
@@ -42,6 +40,12 @@ class SystemPrompt(NamedTuple):
     tools: tuple[ToolSpec, ...]
 
 
+def has_frame(text: str) -> bool:
+    """Tell whether a system message lists tools as ms_agent does."""
+    return _FRAME.search(text) is not None
+
+
+@lru_cache(maxsize=1024)
 def read_system(text: str) -> SystemPrompt:
     """Take a system prompt apart; without the ReAct frame, all of it is the instruction.
 
@@ -61,19 +65,54 @@ def read_system(text: str) -> SystemPrompt:
     return SystemPrompt(text[: frame.start()].strip(), tuple(tools))
 
 
-def with_types(tool: ToolSpec, calls: Iterable[ToolCall]) -> ToolSpec:
-    """Return the tool with a type for every parameter: as the prompt says, as the calls use it, or string."""
-    used = [call.arguments for call in calls if call.name == tool.name]
-    properties = {}
-    for name, schema in tool.parameters["properties"].items():
-        kinds = {_json_type(arguments[name]) for arguments in used if name in arguments}
-        if "number" in kinds:
-            kinds.discard("integer")
-        if kinds == {"null"}:
-            kinds.add("string")
-        inferred = sorted(kinds, key=_JSON_TYPES.index) or ["string"]
-        properties[name] = {"type": inferred[0] if len(inferred) == 1 else inferred, **schema}
-    return replace(tool, parameters={**tool.parameters, "properties": properties})
+def with_types(tools: tuple[ToolSpec, ...], calls: Iterable[ToolCall]) -> tuple[ToolSpec, ...]:
+    """Return the tools with a type for every parameter: as the prompt says, as the calls use it, or string.
+
+    The same tools with the same types are the same object, so what is compiled for them is found again.
+    """
+    kinds: dict[tuple[str, str], set[str]] = {}
+    for call in calls:
+        for name, value in call.arguments.items():
+            kinds.setdefault((call.name, name), set()).add(json_type(value))
+    # A string is what is assumed anyway: leaving it out lets rows with the same tools share them.
+    inferred = tuple(sorted((use, tuple(sorted(seen))) for use, seen in kinds.items() if seen != {"string"}))
+    return _typed(_Listed(tools), inferred)
+
+
+class _Listed:
+    """A tool tuple that is hashed by identity: `read_system` gives the same one for the same text."""
+
+    def __init__(self, tools: tuple[ToolSpec, ...]) -> None:
+        self.tools = tools
+
+    def __hash__(self) -> int:
+        return id(self.tools)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Listed) and other.tools is self.tools
+
+
+@lru_cache(maxsize=4096)
+def _typed(listed: _Listed, inferred: tuple[tuple[tuple[str, str], tuple[str, ...]], ...]) -> tuple[ToolSpec, ...]:
+    used = dict(inferred)
+    typed = []
+    for tool in listed.tools:
+        properties = {
+            name: {"type": _one_type(used.get((tool.name, name), ())), **schema}
+            for name, schema in tool.parameters["properties"].items()
+        }
+        typed.append(replace(tool, parameters={**tool.parameters, "properties": properties}))
+    return tuple(typed)
+
+
+def _one_type(seen: Iterable[str]) -> str | list[str]:
+    kinds = set(seen)
+    if "number" in kinds:
+        kinds.discard("integer")
+    if kinds == {"null"}:
+        kinds.add("string")
+    inferred = sorted(kinds, key=_JSON_TYPES.index) or ["string"]
+    return inferred[0] if len(inferred) == 1 else inferred
 
 
 def _read_tool(text: str, start: int, number: int) -> tuple[ToolSpec, int]:
@@ -122,21 +161,12 @@ def _schema(tool: str, parameters: list[Any]) -> Json:
 
 def _parameter(parameter: Json) -> Json:
     schema: Json = {}
-    kind = str(parameter.get("type", "")).lower()
-    kind = _TYPE_NAMES.get(kind, kind)
-    if kind in _JSON_TYPES:
+    if kind := standard_type(parameter.get("type")):
         schema["type"] = kind
     schema["description"] = str(parameter.get("description") or "")
     if isinstance(parameter.get("enum"), list) and parameter["enum"]:
         schema["enum"] = parameter["enum"]
     return schema
-
-
-def _json_type(value: object) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    kinds = {str: "string", int: "integer", float: "number", list: "array", dict: "object"}
-    return kinds.get(type(value), "null")
 
 
 def _excerpt(text: str, start: int, length: int = 80) -> str:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Literal
 
 from toolweave.dialects.base import Dialect, Prompt
+from toolweave.dialects.caching import cached_by_identity
 from toolweave.dialects.parsing import parse_action_reply
 from toolweave.dialects.reading import Exchange, Reading, find_tools, occurrences, split_trace
 from toolweave.types import Lang, Message, Reply, Role, ToolCall, ToolSpec
@@ -240,6 +241,7 @@ def _names(tools: Sequence[ToolSpec]) -> str:
     return ",".join(tool.name for tool in tools)
 
 
+@cached_by_identity
 def _tool_line(tool: ToolSpec) -> str:
     lang = Lang.ZH if contains_chinese(tool.description) else Lang.EN
     parameters = json.dumps(tool.parameters, ensure_ascii=False)

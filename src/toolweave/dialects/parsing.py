@@ -61,12 +61,17 @@ def read_call(name: str, text: str) -> ToolCall | InvalidToolCall:
 def read_object(text: str) -> tuple[dict[str, Any], str] | None:
     """Return the JSON object (or Python dict) that the text begins with, and how it is written; None without one."""
     body = _FENCE.sub("", text).lstrip()
-    for candidate in (body, body.translate(_CHINESE_QUOTES)):
+    for spell in (str, _plain_quotes):
+        candidate = spell(body)
         found = _read_json(candidate) or _read_python(candidate)
         if found is not None:
             value, length = found
             return value, body[:length]
     return None
+
+
+def _plain_quotes(text: str) -> str:
+    return text.translate(_CHINESE_QUOTES)
 
 
 def _read_json(text: str) -> tuple[dict[str, Any], int] | None:

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from toolweave.errors import ModelError
 from toolweave.models.gguf import load_gguf
 from toolweave.models.hub import HubId, download
-from toolweave.models.qwen1 import is_qwen1, load_qwen1
+from toolweave.models.qwen1 import is_qwen1, load_qwen1, load_tokenizer
 from toolweave.models.template import ChatTemplate
 
 EMBEDDED = "embedded"
@@ -54,6 +54,21 @@ def load(source: str, dtype: torch.dtype | None = None) -> LoadedModel:
     model.config._name_or_path = source
     model.eval()
     return LoadedModel(model, ChatTemplate(tokenizer))
+
+
+def load_template(source: str) -> ChatTemplate:
+    """Load only tokenizer and chat template. Raises ModelError as `load` does."""
+    found = resolve(source)
+    folder = Path(download(found)) if isinstance(found, HubId) else found
+    try:
+        if folder.suffix == ".gguf" and folder.is_file():
+            return ChatTemplate(AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name))
+        if is_qwen1(folder):
+            return ChatTemplate(load_tokenizer(folder / "qwen.tiktoken"))
+        return ChatTemplate(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"cannot load a tokenizer from {source!r}: {reason}", _HINT) from error
 
 
 def resolve(source: str) -> Path | HubId:

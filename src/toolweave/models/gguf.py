@@ -39,8 +39,9 @@ def _unpack(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrained
     with _quiet():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    # The weights are plain tensors now; the note of how they were packed would break saving.
+    # The weights are plain tensors now; the notes of how they were packed would break saving.
     del model.config.quantization_config
+    setattr(model, "hf_quantizer", None)  # noqa: B010  # unknown to the type
     return model, tokenizer
 
 

@@ -87,7 +87,7 @@ def load_qwen1(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTr
     return model, tokenizer
 
 
-def load_tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerFast:
+def load_tokenizer(path: Path, max_length: int | None = None) -> PreTrainedTokenizerFast:
     """Return a `qwen.tiktoken` vocabulary as a fast tokenizer. Raises ModelError when it is no such file."""
     ranks = _ranks(path)
     letters = bytes_to_unicode()

@@ -48,8 +48,6 @@ def merge(ckpt_dir: Path, output_dir: Path | None = None) -> Path:
             raise ModelError(
                 f"merged and unmerged model differ on probe {number}: {text(got)!r} instead of {text(expected)!r}"
             )
-    # Weights that came out of a GGUF file are plain tensors by now; transformers would refuse to save them.
-    setattr(merged, "hf_quantizer", None)  # noqa: B010  # unknown to the type
     with replace_folder(target) as folder:
         merged.save_pretrained(str(folder))
         base.template.tokenizer.save_pretrained(str(folder))
