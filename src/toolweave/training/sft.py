@@ -78,9 +78,10 @@ def train(
     """Fine-tune a LoRA adapter; checkpoints, log and pictures go to the folder `run`.
 
     When `run` holds checkpoints, the one that the recipe names, else the newest complete one, is gone on
-    from. `base` is what the adapter says it belongs to. `judge`, if given, decides which checkpoint is the best, else the evaluation loss
-    does. Raises DataError without usable samples, ModelError when the loss is no longer a number or the
-    checkpoints belong to other data or another recipe, Interrupted when it was stopped and saved.
+    from. `base` is what the adapter says it belongs to. `judge`, if given, decides which checkpoint is the
+    best, else the evaluation loss does. Raises DataError without usable samples, ModelError when the loss is
+    no longer a number or the checkpoints belong to other data or another recipe, Interrupted when it was
+    stopped and saved.
     """
     if workers is None:
         with joined() as alone:
