@@ -319,6 +319,21 @@ def training_groups(visits: int, seed: int = 0) -> Iterator[list[Sample]]:
         yield [sample for episode in episodes for sample in get_dialect(episode.meta["dialect"]).render(episode)]
 
 
+def selection_episodes(count: int, seed: int = 1_000_003) -> list[Episode]:
+    """Return episodes to choose among checkpoints: training phrases and values, drawn with a seed of their own.
+
+    They share nothing with `held_out_episodes`, so that what is chosen by them can be judged by those.
+    """
+    synthesizer = Synthesizer(seed, Split.TRAIN)
+    pairs = [(agent, lang) for agent in load_catalogue().agents if not agent.held_out for lang in Lang]
+    random.Random(seed).shuffle(pairs)
+    episodes: list[Episode] = []
+    while len(episodes) < count:
+        group = synthesizer.group(*pairs[len(episodes) % len(pairs)], visits=1)
+        episodes += [replace(episode, meta={**episode.meta, "held_out_agent": False}) for episode in group]
+    return episodes
+
+
 def held_out_episodes(seed: int = 7) -> list[Episode]:
     """Return the fixed held-out episodes: test phrases and values, and two agents never trained on."""
     synthesizer = Synthesizer(seed, Split.TEST)

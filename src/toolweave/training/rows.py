@@ -10,22 +10,26 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from rich.console import Console
+
+from toolweave.data.load import VISIT
+from toolweave.data.strategy import Strategy
 from toolweave.dialects import get_dialect
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.models.template import ChatTemplate
 from toolweave.training.batching import encode
 from toolweave.training.prefix_tree import Encoded
-from toolweave.training.recipe import Strategy
 from toolweave.types import Message, Sample
 
 _NO_LIMIT = 2**31
 _OBSERVATION_CHARS = (1600, 800, 400, 200, 100, 50)
 _GAP = " … "
+_SHOWN = 20
 _DEFAULT_DIALECT = "v06"
 
 
@@ -64,6 +68,13 @@ class Rows:
         told = "".join(f"; {count} × {reason}" for reason, count in reasons.most_common())
         return f"{len(self.kept)} rows, {len(self.shortened)} shortened, {len(self.dropped)} dropped{told}"
 
+    def show_dropped(self, console: Console) -> None:
+        """Name the dropped rows, at most 20 of them."""
+        for dropped in self.dropped[:_SHOWN]:
+            console.print(f"dropped: {dropped.id}: {dropped.reason}", highlight=False, markup=False, style="red")
+        if len(self.dropped) > _SHOWN:
+            console.print(f"and {len(self.dropped) - _SHOWN} more", style="red")
+
     def save_report(self, path: Path) -> None:
         """Write one JSON line for each row that was shortened or dropped."""
         lines = [{"id": name, "action": "shortened"} for name in self.shortened]
@@ -72,8 +83,9 @@ class Rows:
 
 
 def row_id(sample: Sample) -> str:
-    """Return what the data calls this sample: its id, else where it came from."""
-    return str(sample.meta.get("id") or sample.meta.get("row") or "row without a name")
+    """Return what the data calls this sample: its id, else file and line, and the turn of the visit."""
+    name = str(sample.meta.get("id") or sample.meta.get(VISIT) or "row without a name")
+    return f"{name} turn {sample.meta['turn']}" if "turn" in sample.meta else name
 
 
 def prepare(samples: Sequence[Sample], template: ChatTemplate, max_length: int, strategy: Strategy) -> Rows:
@@ -189,11 +201,3 @@ def _frame(dialect: str) -> tuple[str, str]:
     except ToolweaveError:
         return "", ""
     return (before, after) if found else ("", "")
-
-
-def named(samples: Iterable[Sample], source: str) -> list[Sample]:
-    """Give samples that have no id the name `source#number`, counted from 1."""
-    return [
-        sample if "id" in sample.meta else replace(sample, meta={**sample.meta, "row": f"{source}#{number}"})
-        for number, sample in enumerate(samples, start=1)
-    ]
