@@ -186,7 +186,7 @@ class RunPart(_Part):
     logging_steps: int = Field(default=1, gt=0)
     """Steps between lines of logging.jsonl."""
     metric_for_best_model: Metric = Metric.LOSS
-    """What makes a checkpoint the best: loss, or visits (done right; none of them is among those that reports count)."""
+    """What makes a checkpoint the best: loss, or visits done right (none of which reports count)."""
     metric_visits: int = Field(default=30, gt=0)
     """How many visits are run for --metric_for_best_model visits."""
     resume_from_checkpoint: str | None = None

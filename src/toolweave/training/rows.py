@@ -12,14 +12,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from rich.console import Console
 
 from toolweave.data.load import VISIT
 from toolweave.data.strategy import Strategy
-from toolweave.dialects import get_dialect
+from toolweave.dialects import Dialect, get_dialect
+from toolweave.dialects.base import ToolsIn
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.models.template import ChatTemplate
 from toolweave.training.batching import encode
@@ -117,7 +117,10 @@ def prepare(samples: Sequence[Sample], template: ChatTemplate, max_length: int, 
 
 
 def mask_fault(sample: Sample, encoded: Encoded, template: ChatTemplate) -> str | None:
-    """Return what is wrong with a row's labels, None when they are the reply and its stop token."""
+    """Return why a row must not be learned: its labels are not just the reply and its stop token, or tools unseen."""
+    dialect = _dialect(sample)
+    if dialect is not None and dialect.tools_in is ToolsIn.REQUEST and sample.tools:
+        return f"the tools of {dialect.name} are not in its messages, so they would not be seen"
     labels = encoded.ids[encoded.prompt :]
     if not labels or labels[-1] != template.end_id:
         return "the stop token of the reply is not trained" if labels else "no label"
@@ -128,7 +131,7 @@ def mask_fault(sample: Sample, encoded: Encoded, template: ChatTemplate) -> str 
     ends = [at + len(word) for word in sample.stop if (at := text.find(word)) >= 0]
     if ends and text[min(ends) :].strip():
         return "a label on an observation: the reply goes on after its stop word"
-    before, _ = _frame(str(sample.meta.get("dialect", _DEFAULT_DIALECT)))
+    before, _ = _frame(sample)
     if before.strip() and before.strip() in text:
         return "a label on an observation"
     return None
@@ -173,8 +176,10 @@ def shorten_observations(sample: Sample, limit: int) -> Sample:
     Calls, schemas and every pair of a call and its (shorter) result stay. Returns `sample` itself
     when there is nothing to cut.
     """
-    before, after = _frame(str(sample.meta.get("dialect", _DEFAULT_DIALECT)))
-    framed = re.compile(f"{re.escape(before)}(.*?){re.escape(after)}", re.DOTALL) if before and after else None
+    before, after = _frame(sample)
+    # An observation that is a message of its own has no line breaks around it, and may end with the message.
+    end = re.escape(after.strip()) or r"\Z"
+    framed = re.compile(f"{re.escape(before.strip())}(.*?){end}", re.DOTALL) if before.strip() else None
     spans: list[tuple[int, int, int]] = []
     for number, message in enumerate(sample.messages):
         if message["role"] == "tool":
@@ -192,12 +197,15 @@ def shorten_observations(sample: Sample, limit: int) -> Sample:
     return replace(sample, messages=tuple(messages))
 
 
-@cache
-def _frame(dialect: str) -> tuple[str, str]:
-    """Return what a dialect writes before and after an observation inside a message."""
-    mark = "\0"
+def _dialect(sample: Sample) -> Dialect | None:
     try:
-        before, found, after = get_dialect(dialect).observation_text(mark).partition(mark)
+        return get_dialect(str(sample.meta.get("dialect", _DEFAULT_DIALECT)))
     except ToolweaveError:
-        return "", ""
+        return None
+
+
+def _frame(sample: Sample) -> tuple[str, str]:
+    """Return what the sample's dialect writes before and after an observation inside a message."""
+    dialect, mark = _dialect(sample), "\0"
+    before, found, after = dialect.observation_text(mark).partition(mark) if dialect else ("", "", "")
     return (before, after) if found else ("", "")
