@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import random
 import signal
@@ -25,7 +27,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 KILLS = int(os.environ.get("TOOLWEAVE_KILLS", "3"))
 SAMPLES = [
     Sample((Message(role="user", content=f"question {i}"),), f"answer {i * i}", meta={"id": f"row-{i}"})
-    for i in range(24)
+    for i in range(12)
 ]
 
 
@@ -40,29 +42,37 @@ def adapter(run: Path, step: int) -> bytes:
     return (run / f"checkpoint-{step}" / "adapter_model.safetensors").read_bytes()
 
 
+def learn_long(model: Path, run: Path, save_steps: int = 1) -> TrainResult:
+    """A run of so many steps that every kill finds some left."""
+    return learn(model, run, save_steps=save_steps, eval_steps=1000, save_total_limit=3, num_train_epochs=2 + KILLS)
+
+
+def newest(run: Path) -> int:
+    return max((int(path.name.removeprefix("checkpoint-")) for path in run.glob("checkpoint-*")), default=0)
+
+
 def test_killed_anywhere_it_ends_in_the_same_adapter(tiny_model_dir: Path, tmp_path: Path) -> None:
-    expected = learn(tiny_model_dir, tmp_path / "whole", save_steps=1)
-    code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]); import test_checkpoint as t;"
-        "t.learn(Path(sys.argv[1]), Path(sys.argv[2]), save_steps=1)"
-    )
+    expected = learn_long(tiny_model_dir, tmp_path / "whole", save_steps=1000)
     run = tmp_path / "killed"
-    command = [sys.executable, "-W", "ignore", "-c", code, str(tiny_model_dir), str(run), str(Path(__file__).parent)]
-    rng, kills = random.Random(0), 0
-    while kills < KILLS:
-        before = set(run.glob("checkpoint-*"))
-        process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    # The server imports torch once; each of its forks is a process of its own, killed for good.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    rng, saving = random.Random(0), 0
+    for _ in range(KILLS):
+        before = newest(run)
+        process = context.Process(target=learn_long, args=(tiny_model_dir, run))
+        process.start()
         # Once steps are being made, die at any moment of computing or saving.
-        while process.poll() is None and set(run.glob("checkpoint-*")) <= before:
+        while process.is_alive() and newest(run) <= before:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.15))
         process.kill()
-        process.wait()
-        kills += 1
-        if (run / f"checkpoint-{expected.steps}").exists():
-            break
-    assert kills
-    learn(tiny_model_dir, run, save_steps=1)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert newest(run) < expected.steps
+        saving += bool(list(run.glob(".*")))
+    print(f"{KILLS} kills in {newest(run)} of {expected.steps} steps, {saving} of them within a save")
+    learn_long(tiny_model_dir, run)
     assert adapter(run, expected.steps) == adapter(tmp_path / "whole", expected.steps)
     assert not list(run.glob(".*"))
     assert all(broken(path) is None for path in run.glob("checkpoint-*"))
@@ -86,11 +96,11 @@ def test_a_named_checkpoint_is_gone_on_from(tiny_model_dir: Path, tmp_path: Path
     steps = learn(tiny_model_dir, run).steps
     expected = adapter(run, steps)
     logged = (run / "logging.jsonl").read_text("utf-8").splitlines()
-    before = {step: (run / f"checkpoint-{step}").stat().st_ino for step in (4, 6)}
-    assert learn(tiny_model_dir, run, resume_from_checkpoint=str(run / "checkpoint-4")).steps == steps
+    before = {step: (run / f"checkpoint-{step}").stat().st_ino for step in (2, 4)}
+    assert learn(tiny_model_dir, run, resume_from_checkpoint=str(run / "checkpoint-2")).steps == steps
     # Were the newest taken, nothing would be left to do.
     changed = [step for step, inode in before.items() if (run / f"checkpoint-{step}").stat().st_ino != inode]
-    assert changed == [6]
+    assert changed == [4]
     assert adapter(run, steps) == expected
     assert len((run / "logging.jsonl").read_text("utf-8").splitlines()) == len(logged)
     with pytest.raises(ModelError, match="is no checkpoint of"):
@@ -194,3 +204,25 @@ def test_ctrl_c_saves_and_the_run_goes_on(
             learn(tiny_model_dir, tmp_path / "stopped")
     assert learn(tiny_model_dir, tmp_path / "stopped").steps == expected.steps
     assert adapter(tmp_path / "stopped", expected.steps) == adapter(tmp_path / "whole", expected.steps)
+
+
+def test_a_real_ctrl_c_saves_and_says_how_to_go_on(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    rows.write_text("".join(json.dumps(sample.to_json()) + "\n" for sample in SAMPLES), "utf-8")
+    command = [
+        sys.executable, "-m", "toolweave", "sft", "--dataset", rows, "--model", tiny_model_dir, "--output_dir", run,
+        "--add_output_dir_suffix", "false", "--batch_size", "2", "--num_train_epochs", "10000", "--eval_steps", "5000",
+    ]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    told = ""
+    while "step 2/" not in told and (line := process.stderr.readline()):
+        told += line
+    process.send_signal(signal.SIGINT)
+    told += process.communicate()[1]
+    assert process.returncode == 130, told
+    assert f"which is saved in {run}/checkpoint-{newest(run)}\n" in told
+    assert f"--resume_from_checkpoint {run}\n" in told
+    assert broken(run / f"checkpoint-{newest(run)}") is None
+    assert "Warning" not in told
+    assert "Traceback" not in told
