@@ -51,10 +51,13 @@ def newest(run: Path) -> int:
     return max((int(path.name.removeprefix("checkpoint-")) for path in run.glob("checkpoint-*")), default=0)
 
 
-def test_killed_anywhere_it_ends_in_the_same_adapter(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_killed_anywhere_it_ends_in_the_same_adapter(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = learn_long(tiny_model_dir, tmp_path / "whole", save_steps=1000)
     run = tmp_path / "killed"
-    # The server imports torch once; each of its forks is a process of its own, killed for good.
+    # The server imports torch once, by PYTHONPATH; each of its forks is a process of its own, killed for good.
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     rng, saving = random.Random(0), 0
@@ -64,7 +67,7 @@ def test_killed_anywhere_it_ends_in_the_same_adapter(tiny_model_dir: Path, tmp_p
         process.start()
         # Once steps are being made, die at any moment of computing or saving.
         while process.is_alive() and newest(run) <= before:
-            time.sleep(0.001)
+            time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.15))
         process.kill()
         process.join()
