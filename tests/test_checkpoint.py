@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -18,12 +21,13 @@ from toolweave.training import checkpoint, sft
 from toolweave.training.recipe import Recipe
 from toolweave.training.sft import TrainResult, train
 from toolweave.types import Message, Sample
-from toolweave.weights.manifest import broken
+from toolweave.weights.manifest import broken, replace_folder
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 KILLS = int(os.environ.get("TOOLWEAVE_KILLS", "3"))
 SAMPLES = [
     Sample((Message(role="user", content=f"question {i}"),), f"answer {i * i}", meta={"id": f"row-{i}"})
-    for i in range(24)
+    for i in range(12)
 ]
 
 
@@ -38,30 +42,40 @@ def adapter(run: Path, step: int) -> bytes:
     return (run / f"checkpoint-{step}" / "adapter_model.safetensors").read_bytes()
 
 
-def test_killed_anywhere_it_ends_in_the_same_adapter(tiny_model_dir: Path, tmp_path: Path) -> None:
-    expected = learn(tiny_model_dir, tmp_path / "whole", save_steps=1)
-    code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]); import test_checkpoint as t;"
-        "t.learn(Path(sys.argv[1]), Path(sys.argv[2]), save_steps=1)"
-    )
+def learn_long(model: Path, run: Path, save_steps: int = 1) -> TrainResult:
+    """A run of so many steps that every kill finds some left."""
+    return learn(model, run, save_steps=save_steps, eval_steps=1000, save_total_limit=3, num_train_epochs=2 + KILLS)
+
+
+def newest(run: Path) -> int:
+    return max((int(path.name.removeprefix("checkpoint-")) for path in run.glob("checkpoint-*")), default=0)
+
+
+def test_killed_anywhere_it_ends_in_the_same_adapter(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = learn_long(tiny_model_dir, tmp_path / "whole", save_steps=1000)
     run = tmp_path / "killed"
-    command = [sys.executable, "-W", "ignore", "-c", code, str(tiny_model_dir), str(run), str(Path(__file__).parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    rng, kills = random.Random(0), 0
-    while kills < KILLS:
-        before = set(run.glob("checkpoint-*"))
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    # The server imports torch once, by PYTHONPATH; each of its forks is a process of its own, killed for good.
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    rng, saving = random.Random(0), 0
+    for _ in range(KILLS):
+        before = newest(run)
+        process = context.Process(target=learn_long, args=(tiny_model_dir, run))
+        process.start()
         # Once steps are being made, die at any moment of computing or saving.
-        while process.poll() is None and set(run.glob("checkpoint-*")) <= before:
-            time.sleep(0.001)
+        while process.is_alive() and newest(run) <= before:
+            time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.15))
         process.kill()
-        process.wait()
-        kills += 1
-        if (run / f"checkpoint-{expected.steps}").exists():
-            break
-    assert kills
-    learn(tiny_model_dir, run, save_steps=1)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert newest(run) < expected.steps
+        saving += bool(list(run.glob(".*")))
+    print(f"{KILLS} kills in {newest(run)} of {expected.steps} steps, {saving} of them within a save")
+    learn_long(tiny_model_dir, run)
     assert adapter(run, expected.steps) == adapter(tmp_path / "whole", expected.steps)
     assert not list(run.glob(".*"))
     assert all(broken(path) is None for path in run.glob("checkpoint-*"))
@@ -78,6 +92,54 @@ def test_what_is_incomplete_or_foreign_is_passed_over(tiny_model_dir: Path, tmp_
     assert learn(tiny_model_dir, run).steps == steps
     assert adapter(run, steps) == expected
     assert (run / "checkpoint-99" / "pytorch_model.bin").exists()
+
+
+def test_a_named_checkpoint_is_gone_on_from(tiny_model_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    steps = learn(tiny_model_dir, run).steps
+    expected = adapter(run, steps)
+    logged = (run / "logging.jsonl").read_text("utf-8").splitlines()
+    before = {step: (run / f"checkpoint-{step}").stat().st_ino for step in (2, 4)}
+    assert learn(tiny_model_dir, run, resume_from_checkpoint=str(run / "checkpoint-2")).steps == steps
+    # Were the newest taken, nothing would be left to do.
+    changed = [step for step, inode in before.items() if (run / f"checkpoint-{step}").stat().st_ino != inode]
+    assert changed == [4]
+    assert adapter(run, steps) == expected
+    assert len((run / "logging.jsonl").read_text("utf-8").splitlines()) == len(logged)
+    with pytest.raises(ModelError, match="is no checkpoint of"):
+        learn(tiny_model_dir, run, resume_from_checkpoint=str(tmp_path / "other" / "checkpoint-4"))
+
+
+KILLED_BETWEEN = """
+import os, signal, sys
+from pathlib import Path
+from toolweave.weights.manifest import replace_folder
+rename = Path.rename
+def once(source, target):
+    rename(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.rename = once
+with replace_folder(Path(sys.argv[1])) as draft:
+    (draft / "weights").write_text("new")
+"""
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-1"
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(checkpoint.Progress({}, 1), {}, lambda draft: None)
+    killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN, str(folder)], env=ENVIRONMENT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not folder.exists()
+    progress = checkpoints.newest({})
+    assert progress is not None
+    assert progress.step == 1
+    checkpoints.clean()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    assert broken(folder) is None
+    with replace_folder(folder) as draft:
+        (draft / "weights").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["weights"]
 
 
 @pytest.mark.parametrize(
@@ -145,3 +207,25 @@ def test_ctrl_c_saves_and_the_run_goes_on(
             learn(tiny_model_dir, tmp_path / "stopped")
     assert learn(tiny_model_dir, tmp_path / "stopped").steps == expected.steps
     assert adapter(tmp_path / "stopped", expected.steps) == adapter(tmp_path / "whole", expected.steps)
+
+
+def test_a_real_ctrl_c_saves_and_says_how_to_go_on(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    rows.write_text("".join(json.dumps(sample.to_json()) + "\n" for sample in SAMPLES), "utf-8")
+    command = [
+        sys.executable, "-m", "toolweave", "sft", "--dataset", rows, "--model", tiny_model_dir, "--output_dir", run,
+        "--add_output_dir_suffix", "false", "--batch_size", "2", "--num_train_epochs", "10000", "--eval_steps", "5000",
+    ]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    told = ""
+    while "step 2/" not in told and (line := process.stderr.readline()):
+        told += line
+    process.send_signal(signal.SIGINT)
+    told += process.communicate()[1]
+    assert process.returncode == 130, told
+    assert f"which is saved in {run}/checkpoint-{newest(run)}\n" in told
+    assert f"--resume_from_checkpoint {run}\n" in told
+    assert broken(run / f"checkpoint-{newest(run)}") is None
+    assert "Warning" not in told
+    assert "Traceback" not in told

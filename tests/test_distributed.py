@@ -32,14 +32,16 @@ def write_rows(path: Path, count: int) -> Path:
 
 
 def command(processes: int, *arguments: str | Path) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     words = ["-m", "toolweave.sft", "--add_output_dir_suffix", "false", "--dtype", "fp32"]
     return [*launcher, *words, *map(str, arguments)]
 
 
-@pytest.mark.parametrize("rows", [24, 25], ids=["even", "uneven"])
-def test_two_processes_learn_what_one_does(rows: int, tiny_model_dir: Path, tmp_path: Path) -> None:
-    data = write_rows(tmp_path / "rows.jsonl", rows)
+def test_two_processes_learn_what_one_does(tiny_model_dir: Path, tmp_path: Path) -> None:
+    # 11 rows are left to learn, 4 a step: the last step does not divide among two processes, nor do the 3 held back.
+    data = write_rows(tmp_path / "rows.jsonl", 14)
     logs, adapters = [], []
     for processes, accumulation in ((1, 4), (2, 2)):
         run = tmp_path / str(processes)
@@ -53,8 +55,8 @@ def test_two_processes_learn_what_one_does(rows: int, tiny_model_dir: Path, tmp_
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("best_model_checkpoint:") == 1
         logs.append([json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()])
-        (last,) = (path for path in run.glob("checkpoint-*") if path.name == f"checkpoint-{logs[-1][-1]['step']}")
-        adapters.append(load_file(last / "adapter_model.safetensors"))
+        adapters.append(load_file(run / f"checkpoint-{logs[-1][-1]['step']}" / "adapter_model.safetensors"))
+    assert [line["step"] for line in logs[0]] == [1, 2, 3]
     for one, two in zip(*logs, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
         assert one.keys() == two.keys()

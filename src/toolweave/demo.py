@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from toolweave.data.jsonl import write_jsonl
 from toolweave.data.mix import Persona, chat_samples, self_cognition_samples
 from toolweave.data.synthesize import training_groups
 from toolweave.errors import ToolweaveError
-from toolweave.evals.cases import held_out_visits
+from toolweave.evals.cases import Visit, held_out_visits
 from toolweave.evals.report import Comparison, print_report, write_report
 from toolweave.evals.results import load_results, save_results
 from toolweave.evals.score import VisitResult
@@ -125,11 +125,12 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
     samples, run = output / "samples.jsonl", output / "sft"
     merged = run / "merged"
     base_visits, tuned_visits = output / "visits_base.jsonl", output / "visits_tuned.jsonl"
-    asked = [visit.id + visit.turn.query for visit in held_out_visits(visits)]
+    chosen = held_out_visits(visits)
+    asked = [visit.id + visit.turn.query for visit in chosen]
 
     steps.run("data", (TRAINING_VISITS, _CHATS, _SELF_COGNITION), lambda: _synthesize(samples))
     data_key = hashlib.sha256(samples.read_bytes()).hexdigest()
-    steps.run("visits before", (model, asked), lambda: visit_model(model, base_visits, visits))
+    steps.run("visits before", (model, asked), lambda: visit_model(model, base_visits, chosen))
     steps.run(
         "fine-tune",
         (model, data_key),
@@ -142,7 +143,7 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
         _command("export", "--ckpt_dir", best_checkpoint(run), "--merge_lora", "true", "--output_dir", merged)
 
     steps.run("merge", trained, merge)
-    steps.run("visits after", (trained, asked), lambda: visit_model(str(merged), tuned_visits, visits))
+    steps.run("visits after", (trained, asked), lambda: visit_model(str(merged), tuned_visits, chosen))
 
     comparison = Comparison(
         base=load_results(base_visits),
@@ -191,9 +192,8 @@ def _command(*arguments: str | Path) -> None:
         raise ToolweaveError(f"toolweave {words[0]} failed with exit code {code}", "see its message above")
 
 
-def visit_model(model: str, target: Path, limit: int | None = None) -> list[VisitResult]:
-    """Serve a model, run the held-out visits (or about `limit` of them) and save the results to `target`."""
-    chosen = held_out_visits(limit)
+def visit_model(model: str, target: Path, chosen: Sequence[Visit]) -> list[VisitResult]:
+    """Serve a model, run visits and save the results to `target`."""
     with serve_model(model) as api_base, _visit_progress() as progress:
         bar = progress.add_task("visits", total=len(chosen), right=0)
 

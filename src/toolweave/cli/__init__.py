@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
 from collections.abc import Sequence
 
 import typer
@@ -32,6 +33,8 @@ for area in (data, traces, training, models, agents, evals):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; `arguments` default to the process's own. Always raises SystemExit."""
+    # peft still asks transformers by the old name; nothing a user could mend.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     try:
         app(_spread(list(sys.argv[1:] if arguments is None else arguments)), prog_name="toolweave")
     except Interrupted as stopped:

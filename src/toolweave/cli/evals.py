@@ -240,14 +240,15 @@ def visits(
 ) -> None:
     """Serve a model, run the held-out visits on it, and count the right ones.
 
-    Example: toolweave visits --model output/demo/sft/adapter-merged --output visits.jsonl
+    Example: toolweave visits --model output/demo/sft/merged --output visits.jsonl
     """
     from rich.console import Console
 
     from toolweave.demo import visit_model
+    from toolweave.evals.cases import held_out_visits
     from toolweave.evals.report import print_visits
 
-    print_visits(visit_model(model, output, limit), Console())
+    print_visits(visit_model(model, output, held_out_visits(limit)), Console())
 
 
 def demo(

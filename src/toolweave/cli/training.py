@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,8 +15,10 @@ import typer
 from toolweave.training.recipe import ALIASES, PARTS, Flag, Metric, Recipe, flags, read_config, takes_list
 
 if TYPE_CHECKING:
+    from toolweave.models.template import ChatTemplate
     from toolweave.training.distributed import Workers
     from toolweave.training.sft import Judge, TrainResult
+    from toolweave.training.sources import Sources
 
 _PANELS = {part: (kind.__doc__ or part).strip().rstrip(".") for part, kind in PARTS.items()}
 
@@ -79,27 +82,26 @@ def sft(
     given = {name: value for name, value in choices.items() if value not in (None, [])}
     recipe = Recipe.of(**{**(read_config(config) if config else {}), **given})
 
-    from toolweave.training.sources import gather
-
-    sources = gather(recipe.data, recipe.optim.seed)
-
     from toolweave.models.base_models import load
     from toolweave.training import layout
     from toolweave.training.distributed import joined
     from toolweave.training.sft import base_name, torch_dtype, train
+    from toolweave.training.sources import gather
 
     base = base_name(recipe.base)
     with joined() as workers:
         run = Path(workers.agree(layout.choose_run(recipe.run, recipe.base.model) if workers.is_first else None))
         with workers.first_goes_first():
+            sources = gather(recipe.data, recipe.optim.seed)
             loaded = load(base, torch_dtype(recipe.base.dtype))
         if audit:
-            _audit(recipe, sources.train, loaded.template, audit_rows)
+            _audit(recipe, sources, loaded.template, audit_rows)
             return
         judge = _visits_judge(recipe) if recipe.run.metric_for_best_model is Metric.VISITS else None
         result = train(
-            loaded, sources.train, run, recipe, base, validation=sources.validation, workers=workers, judge=judge
-        )
+            loaded, sources.train, run, recipe, base,
+            validation=sources.validation, unread=sources.dropped, workers=workers, judge=judge,
+        )  # fmt: skip
         _report(result, workers)
 
 
@@ -118,13 +120,14 @@ def _report(result: TrainResult, workers: Workers) -> None:
         typer.echo(f"[INFO:toolweave] {line}")
 
 
-def _audit(recipe: Recipe, samples: list[Any], template: Any, count: int) -> None:
+def _audit(recipe: Recipe, sources: Sources, template: ChatTemplate, count: int) -> None:
     from rich.console import Console
 
     from toolweave.training.audit import choose, print_audit, write_audit
     from toolweave.training.rows import prepare
 
-    rows = prepare(samples, template, recipe.data.max_length, recipe.data.check_dataset_strategy)
+    rows = prepare(sources.train, template, recipe.data.max_length, recipe.data.check_dataset_strategy)
+    rows = replace(rows, dropped=(*sources.dropped, *rows.dropped))
     chosen = choose(rows, count, recipe.optim.seed)
     page = recipe.run.output_dir / "audit.html"
     print_audit(chosen, rows, template, Console(soft_wrap=True))
@@ -133,7 +136,10 @@ def _audit(recipe: Recipe, samples: list[Any], template: Any, count: int) -> Non
 
 
 def _visits_judge(recipe: Recipe) -> Judge:
-    """Return a judge that merges an adapter, serves it, and counts the held-out visits it does right."""
+    """Return a judge that merges an adapter, serves it, and counts the selection visits it does right."""
+    from toolweave.evals.cases import selection_visits
+
+    chosen = selection_visits(recipe.run.metric_visits)
 
     def judge(adapter: Path) -> float:
         from tempfile import TemporaryDirectory
@@ -143,7 +149,7 @@ def _visits_judge(recipe: Recipe) -> Judge:
 
         with TemporaryDirectory(prefix="toolweave-visits-") as folder:
             merged = merge(adapter, Path(folder) / "merged")
-            results = visit_model(str(merged), Path(folder) / "visits.jsonl", recipe.run.metric_visits)
+            results = visit_model(str(merged), Path(folder) / "visits.jsonl", chosen)
         return sum(result.ok for result in results) / len(results)
 
     return judge

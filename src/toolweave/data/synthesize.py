@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import cycle, islice
 from typing import Any
 
 from toolweave.data.catalogue import (
@@ -102,6 +103,11 @@ class Synthesizer:
             last = len(episode.turns) - 1
             samples.append(next(sample for sample in dialect.render(episode) if sample.meta["turn"] == last))
         return samples
+
+    def episodes(self, agent: Agent, lang: Lang, count: int) -> list[Episode]:
+        """Return training episodes that all share one system message."""
+        setting = self._vary(agent, lang)
+        return [self.episode(setting, kind) for kind in self._kinds(_WHOLE_MIX | _DECISION_MIX, count)]
 
     def _kinds(self, mix: Mapping[Kind, float], count: int) -> list[Kind]:
         return self._rng.choices(list(mix), weights=list(mix.values()), k=count)
@@ -333,6 +339,18 @@ def training_groups(visits: int, seed: int = 0, breadth: Breadth = Breadth.CORE)
             rounds = [(agent, lang) for agent in agents for lang in Lang]
             rng.shuffle(rounds)
         yield synthesizer.group(*rounds.pop())
+
+
+def selection_episodes(count: int, seed: int = 1_000_003) -> list[Episode]:
+    """Return episodes to choose among checkpoints: training phrases and values, drawn with a seed of their own.
+
+    They share nothing with `held_out_episodes`, so that what is chosen by them can be judged by those.
+    """
+    synthesizer = Synthesizer(seed, Split.TRAIN)
+    pairs = [(agent, lang) for agent in load_catalogue().known(Breadth.CORE) for lang in Lang]
+    random.Random(seed).shuffle(pairs)
+    episodes = [synthesizer.episodes(*pair, 1)[0] for pair in islice(cycle(pairs), count)]
+    return [replace(episode, meta={**episode.meta, "held_out_agent": False}) for episode in episodes]
 
 
 def held_out_episodes(seed: int = 7, breadth: Breadth = Breadth.CORE) -> list[Episode]:

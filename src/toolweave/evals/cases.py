@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from toolweave.data.jsonl import read_jsonl
-from toolweave.data.synthesize import Kind, held_out_episodes
+from toolweave.data.synthesize import Kind, held_out_episodes, selection_episodes
 from toolweave.dialects import get_dialect
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.types import Episode, Json, Lang, Step, ToolCall, ToolSpec, Turn
@@ -56,6 +56,11 @@ def held_out_visits(limit: int | None = None) -> list[Visit]:
     """Return the fixed held-out visits, or a fixed part of about `limit` with every line and language in it."""
     visits = [Visit(f"{i:03d}", _line(episode), episode) for i, episode in enumerate(held_out_episodes())]
     return stratified(visits, limit)
+
+
+def selection_visits(count: int) -> list[Visit]:
+    """Return visits to choose a checkpoint by: none of them, and none of their phrases, is in `held_out_visits`."""
+    return [Visit(f"s{i:03d}", _line(episode), episode) for i, episode in enumerate(selection_episodes(count))]
 
 
 def stratified(visits: Sequence[Visit], limit: int | None) -> list[Visit]:

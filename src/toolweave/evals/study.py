@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from toolweave import __version__
-from toolweave.data.catalogue import Agent, Split, load_catalogue
+from toolweave.data.catalogue import Agent, Breadth, Split, load_catalogue
 from toolweave.data.jsonl import write_jsonl
 from toolweave.data.mix import Persona, chat_samples, self_cognition_samples
 from toolweave.data.synthesize import VISITS_PER_GROUP, Kind, Synthesizer
@@ -180,7 +180,7 @@ def public_episodes(count: int, seed: int) -> list[Episode]:
     synthesizer = Synthesizer(seed, Split.TRAIN)
     found: list[Episode] = []
     for agent in _agents(count, seed):
-        group = synthesizer.group(agent, Lang.EN, 2 * VISITS_PER_GROUP)
+        group = synthesizer.episodes(agent, Lang.EN, 2 * VISITS_PER_GROUP)
         fitting = [episode for episode in group if episode.meta["kind"] in _PUBLIC_KINDS]
         found += [replace(episode, instruction="") for episode in fitting[:VISITS_PER_GROUP]]
     return found[:count]
@@ -191,12 +191,12 @@ def captured_episodes(count: int, seed: int) -> list[Episode]:
     synthesizer = Synthesizer(seed + 1000, Split.TRAIN)
     found: list[Episode] = []
     for number, agent in enumerate(_agents(count, seed + 1000)):
-        found += synthesizer.group(agent, list(Lang)[number % 2])
+        found += synthesizer.episodes(agent, list(Lang)[number % 2], VISITS_PER_GROUP)
     return found[:count]
 
 
 def _agents(count: int, seed: int) -> list[Agent]:
-    agents = [agent for agent in load_catalogue().agents if not agent.held_out]
+    agents = load_catalogue().known(Breadth.CORE)
     Random(seed).shuffle(agents)
     groups = count // VISITS_PER_GROUP + 2
     return (agents * (groups // len(agents) + 1))[:groups]

@@ -1,7 +1,8 @@
 """GGUF files as plain models.
 
 Reading one takes transformers half a minute and several passes, so the first load leaves an unpacked
-copy in the user's cache, from which later ones take a second.
+copy in the user's cache, from which later ones take a second. The copy belongs to the file's content: it is
+found again when the file is moved, and not when it has changed.
 """
 
 from __future__ import annotations
@@ -17,22 +18,31 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import __version__ as transformers_version
 from transformers import modeling_gguf_pytorch_utils as transformers_gguf
 from transformers.utils import logging
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return model and tokenizer of a GGUF file. Raises OSError, ValueError or KeyError for a broken one."""
     copy = _cache_folder(path, dtype)
-    if not copy.is_dir():
-        model, tokenizer = _unpack(path, dtype)
-        _keep(copy, model, tokenizer)
-        return model, tokenizer
-    kept: PreTrainedModel = AutoModelForCausalLM.from_pretrained(copy, dtype=dtype, use_safetensors=True)
-    return kept, cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(copy))
+    if copy.is_dir():
+        try:
+            return _load_copy(copy, dtype)
+        except (OSError, ValueError, KeyError, SafetensorError):  # damaged: it is only a copy
+            shutil.rmtree(copy, ignore_errors=True)
+    model, tokenizer = _unpack(path, dtype)
+    _keep(copy, model, tokenizer)
+    return model, tokenizer
+
+
+def _load_copy(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(copy)
+    return AutoModelForCausalLM.from_pretrained(copy, dtype=dtype, use_safetensors=True), tokenizer
 
 
 def _unpack(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -46,9 +56,10 @@ def _unpack(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrained
 
 
 def _cache_folder(path: Path, dtype: torch.dtype) -> Path:
-    """Return where the unpacked copy of just this file lies, or would lie."""
-    state = path.resolve().stat()
-    key = f"{_FORMAT} {path.resolve()} {state.st_size} {state.st_mtime_ns} {dtype} {torch.__version__}"
+    """Return where the unpacked copy of a file with just this content lies, or would lie."""
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    key = f"{_FORMAT} {content} {dtype} {transformers_version}"
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "toolweave" / "gguf" / hashlib.sha256(key.encode()).hexdigest()[:16]
 

@@ -36,8 +36,7 @@ def print_audit(chosen: Sequence[Row], rows: Rows, template: ChatTemplate, conso
         console.print(Text.assemble((prompt, "dim"), (learned, "bold green"), (stop, "bold reverse yellow")))
     console.rule()
     console.print(rows.summary(), highlight=False)
-    for dropped in rows.dropped[:20]:
-        console.print(f"dropped: {dropped.id}: {dropped.reason}", highlight=False, style="red")
+    rows.show_dropped(console)
 
 
 def write_audit(chosen: Sequence[Row], rows: Rows, template: ChatTemplate, path: Path) -> None:

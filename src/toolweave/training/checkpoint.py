@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from toolweave.errors import ModelError
 from toolweave.training.layout import checkpoints
-from toolweave.weights.manifest import broken, remove_drafts, replace_folder, seal
+from toolweave.weights.manifest import broken, remove_drafts, replace_folder, restore_folders, seal
 
 _TENSORS, _PROGRESS = "training.safetensors", "training.json"
 _console = Console(stderr=True)
@@ -75,11 +75,17 @@ class Checkpoints:
         return target
 
     def newest(self, identity: Mapping[str, Any], only: Path | None = None) -> Progress | None:
-        """Return the progress of the newest complete checkpoint (or of `only`), None when there is none at all.
+        """Return the progress of the newest complete checkpoint, or of `only`; None when there is none at all.
 
-        Raises ModelError when all are incomplete, or the run was started with other choices or data.
+        Raises ModelError when all are incomplete, `only` is none of them, or the run was started with other
+        choices or data.
         """
-        found = {s: p for s, p in checkpoints(self.folder).items() if only is None or p.resolve() == only.resolve()}
+        restore_folders(self.folder)
+        found = checkpoints(self.folder)
+        if only is not None:
+            found = {step: path for step, path in found.items() if path.resolve() == only.resolve()}
+            if not found:
+                raise ModelError(f"{only} is no checkpoint of {self.folder}", "give a checkpoint-N folder of this run")
         for step in sorted(found, reverse=True):
             reason = broken(found[step])
             if reason:
@@ -90,7 +96,8 @@ class Checkpoints:
             return progress
         if found:
             raise ModelError(
-                f"no checkpoint of {self.folder} is complete", "start anew in another --output_dir; nothing was deleted"
+                f"no checkpoint of {only or self.folder} is complete",
+                "start anew in another --output_dir; nothing was deleted",
             )
         return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolweave.errors import ModelError
 from toolweave.training.recipe import RunPart
-from toolweave.weights.manifest import broken
+from toolweave.weights.manifest import broken, restore_folder
 
 AUTO = "auto"
 _RUN = re.compile(r"v(\d+)-\d{8}-\d{6}")
@@ -42,6 +42,12 @@ def choose_run(run: RunPart, model: str) -> Path:
     return (parent / f"v{max(old, default=-1) + 1}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
 
 
+def named_checkpoint(run: RunPart) -> Path | None:
+    """Return the checkpoint that the run must go on from, None when its newest complete one will do."""
+    named = run.resume_from_checkpoint
+    return Path(named).absolute() if named and _CHECKPOINT.fullmatch(Path(named).name) else None
+
+
 def checkpoints(folder: Path) -> dict[int, Path]:
     """Return the checkpoint folders of a run by step, complete or not, oldest first."""
     found = {int(match[1]): path for path in _folders(folder) if (match := _CHECKPOINT.fullmatch(path.name))}
@@ -50,6 +56,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 def _named(path: Path) -> Path:
     """Return the run folder of a checkpoint or run that the user named."""
+    restore_folder(path)
     if not path.is_dir():
         raise ModelError(f"no checkpoint at {path}", "give a checkpoint-N folder, or the run folder that holds it")
     if _CHECKPOINT.fullmatch(path.name):

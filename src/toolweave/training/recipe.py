@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
+from toolweave.data.strategy import Strategy
 from toolweave.errors import DataError, ToolweaveError
 
 # SWIFT spells these two ways; both name the same field.
@@ -38,17 +39,8 @@ class Dtype(StrEnum):
     FP32 = "fp32"
 
 
-class Strategy(StrEnum):
-    """What happens to rows that cannot be used."""
-
-    NONE = "none"
-    DISCARD = "discard"
-    ERROR = "error"
-    WARNING = "warning"
-
-
 class Metric(StrEnum):
-    """What makes a checkpoint the best: the lowest evaluation loss, or the most held-out visits done right."""
+    """What makes a checkpoint the best: the lowest evaluation loss, or the most selection visits done right."""
 
     LOSS = "loss"
     VISITS = "visits"
@@ -94,7 +86,7 @@ class DataPart(_Part):
     """What is learned."""
 
     dataset: tuple[str, ...] = ()
-    """Files and hub ids of the training rows."""
+    """Files, folders and hub ids (owner/name, HF::, MS::) of the training rows, in any format of data convert."""
     val_dataset: tuple[str, ...] = ()
     """Files and hub ids of the evaluation rows; --dataset_test_ratio is then unused."""
     dialect: str = "v06"
@@ -114,7 +106,7 @@ class DataPart(_Part):
     model_author: tuple[str, ...] = Field(default=("toolweave",), min_length=1, max_length=2)
     """Who made it: one name, or a Chinese and an English one."""
     check_dataset_strategy: Strategy = Strategy.WARNING
-    """Rows that cannot be used: discard them, discard and say so (warning), stop (error), or trust the data (none)."""
+    """Bad rows, in reading and in training: discard, discard and say so (warning), stop (error), or no check (none)."""
     max_length: int = Field(default=2048, gt=0)
     """Most tokens of a row. Longer rows get their old observations shortened, else are dropped and reported."""
 
@@ -194,9 +186,9 @@ class RunPart(_Part):
     logging_steps: int = Field(default=1, gt=0)
     """Steps between lines of logging.jsonl."""
     metric_for_best_model: Metric = Metric.LOSS
-    """What makes a checkpoint the best: loss, or visits (held-out visits done right)."""
+    """What makes a checkpoint the best: loss, or visits done right (none of which reports count)."""
     metric_visits: int = Field(default=30, gt=0)
-    """How many held-out visits are run for --metric_for_best_model visits."""
+    """How many visits are run for --metric_for_best_model visits."""
     resume_from_checkpoint: str | None = None
     """Checkpoint or run to go on with; auto takes the newest run under OUTPUT_DIR, or starts one."""
 

@@ -10,22 +10,26 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
-from toolweave.dialects import get_dialect
+from rich.console import Console
+
+from toolweave.data.load import VISIT
+from toolweave.data.strategy import Strategy
+from toolweave.dialects import Dialect, get_dialect
+from toolweave.dialects.base import ToolsIn
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.models.template import ChatTemplate
 from toolweave.training.batching import encode
 from toolweave.training.prefix_tree import Encoded
-from toolweave.training.recipe import Strategy
 from toolweave.types import Message, Sample
 
 _NO_LIMIT = 2**31
 _OBSERVATION_CHARS = (1600, 800, 400, 200, 100, 50)
 _GAP = " … "
+_SHOWN = 20
 _DEFAULT_DIALECT = "v06"
 
 
@@ -64,6 +68,13 @@ class Rows:
         told = "".join(f"; {count} × {reason}" for reason, count in reasons.most_common())
         return f"{len(self.kept)} rows, {len(self.shortened)} shortened, {len(self.dropped)} dropped{told}"
 
+    def show_dropped(self, console: Console) -> None:
+        """Name the dropped rows, at most 20 of them."""
+        for dropped in self.dropped[:_SHOWN]:
+            console.print(f"dropped: {dropped.id}: {dropped.reason}", highlight=False, markup=False, style="red")
+        if len(self.dropped) > _SHOWN:
+            console.print(f"and {len(self.dropped) - _SHOWN} more", style="red")
+
     def save_report(self, path: Path) -> None:
         """Write one JSON line for each row that was shortened or dropped."""
         lines = [{"id": name, "action": "shortened"} for name in self.shortened]
@@ -72,8 +83,9 @@ class Rows:
 
 
 def row_id(sample: Sample) -> str:
-    """Return what the data calls this sample: its id, else where it came from."""
-    return str(sample.meta.get("id") or sample.meta.get("row") or "row without a name")
+    """Return what the data calls this sample: its id, else file and line, and the turn of the visit."""
+    name = str(sample.meta.get("id") or sample.meta.get(VISIT) or "row without a name")
+    return f"{name} turn {sample.meta['turn']}" if "turn" in sample.meta else name
 
 
 def prepare(samples: Sequence[Sample], template: ChatTemplate, max_length: int, strategy: Strategy) -> Rows:
@@ -105,7 +117,10 @@ def prepare(samples: Sequence[Sample], template: ChatTemplate, max_length: int, 
 
 
 def mask_fault(sample: Sample, encoded: Encoded, template: ChatTemplate) -> str | None:
-    """Return what is wrong with a row's labels, None when they are the reply and its stop token."""
+    """Return why a row must not be learned: its labels are not just the reply and its stop token, or tools unseen."""
+    dialect = _dialect(sample)
+    if dialect is not None and dialect.tools_in is ToolsIn.REQUEST and sample.tools:
+        return f"the tools of {dialect.name} are not in its messages, so they would not be seen"
     labels = encoded.ids[encoded.prompt :]
     if not labels or labels[-1] != template.end_id:
         return "the stop token of the reply is not trained" if labels else "no label"
@@ -116,7 +131,7 @@ def mask_fault(sample: Sample, encoded: Encoded, template: ChatTemplate) -> str 
     ends = [at + len(word) for word in sample.stop if (at := text.find(word)) >= 0]
     if ends and text[min(ends) :].strip():
         return "a label on an observation: the reply goes on after its stop word"
-    before, _ = _frame(str(sample.meta.get("dialect", _DEFAULT_DIALECT)))
+    before, _ = _frame(sample)
     if before.strip() and before.strip() in text:
         return "a label on an observation"
     return None
@@ -161,8 +176,10 @@ def shorten_observations(sample: Sample, limit: int) -> Sample:
     Calls, schemas and every pair of a call and its (shorter) result stay. Returns `sample` itself
     when there is nothing to cut.
     """
-    before, after = _frame(str(sample.meta.get("dialect", _DEFAULT_DIALECT)))
-    framed = re.compile(f"{re.escape(before)}(.*?){re.escape(after)}", re.DOTALL) if before and after else None
+    before, after = _frame(sample)
+    # An observation that is a message of its own has no line breaks around it, and may end with the message.
+    end = re.escape(after.strip()) or r"\Z"
+    framed = re.compile(f"{re.escape(before.strip())}(.*?){end}", re.DOTALL) if before.strip() else None
     spans: list[tuple[int, int, int]] = []
     for number, message in enumerate(sample.messages):
         if message["role"] == "tool":
@@ -180,20 +197,15 @@ def shorten_observations(sample: Sample, limit: int) -> Sample:
     return replace(sample, messages=tuple(messages))
 
 
-@cache
-def _frame(dialect: str) -> tuple[str, str]:
-    """Return what a dialect writes before and after an observation inside a message."""
-    mark = "\0"
+def _dialect(sample: Sample) -> Dialect | None:
     try:
-        before, found, after = get_dialect(dialect).observation_text(mark).partition(mark)
+        return get_dialect(str(sample.meta.get("dialect", _DEFAULT_DIALECT)))
     except ToolweaveError:
-        return "", ""
+        return None
+
+
+def _frame(sample: Sample) -> tuple[str, str]:
+    """Return what the sample's dialect writes before and after an observation inside a message."""
+    dialect, mark = _dialect(sample), "\0"
+    before, found, after = dialect.observation_text(mark).partition(mark) if dialect else ("", "", "")
     return (before, after) if found else ("", "")
-
-
-def named(samples: Iterable[Sample], source: str) -> list[Sample]:
-    """Give samples that have no id the name `source#number`, counted from 1."""
-    return [
-        sample if "id" in sample.meta else replace(sample, meta={**sample.meta, "row": f"{source}#{number}"})
-        for number, sample in enumerate(samples, start=1)
-    ]

@@ -13,21 +13,24 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
+from rich.console import Console
 from torch import Tensor, nn
 
+from toolweave.data.strategy import Strategy
 from toolweave.errors import DataError, Interrupted, ModelError
 from toolweave.models.base_models import LoadedModel
 from toolweave.training import attention
 from toolweave.training.batching import shared_batches
 from toolweave.training.checkpoint import Best, Checkpoints, Progress, collect, restore
 from toolweave.training.distributed import Workers, joined
+from toolweave.training.layout import named_checkpoint
 from toolweave.training.log import LOG_NAME, RunLog
 from toolweave.training.lora import add_lora
 from toolweave.training.plan import Plan, fingerprint, labels
 from toolweave.training.plots import plot_run
 from toolweave.training.prefix_tree import Encoded, PrefixTree
 from toolweave.training.recipe import Dtype, LoraPart, ModelPart, Recipe, write_config
-from toolweave.training.rows import Row, Rows, prepare, row_id
+from toolweave.training.rows import Dropped, Row, Rows, prepare, row_id
 from toolweave.training.stopping import StopRequest
 from toolweave.types import Sample
 from toolweave.weights.manifest import Manifest
@@ -71,21 +74,26 @@ def train(
     base: str,
     *,
     validation: Sequence[Sample] = (),
+    unread: Sequence[Dropped] = (),
     workers: Workers | None = None,
     judge: Judge | None = None,
 ) -> TrainResult:
-    """Fine-tune a LoRA adapter; checkpoints, log and pictures go to the folder `run`.
+    """Fine-tune a LoRA adapter; checkpoints, log, report of rows left out and pictures go to the folder `run`.
 
-    When `run` holds checkpoints, the newest complete one is gone on from. `base` is what the adapter
-    says it belongs to. `judge`, if given, decides which checkpoint is the best, else the evaluation loss
-    does. Raises DataError without usable samples, ModelError when the loss is no longer a number or the
-    checkpoints belong to other data or another recipe, Interrupted when it was stopped and saved.
+    When `run` holds checkpoints, the one that the recipe names, else the newest complete one, is gone on
+    from. `base` is what the adapter says it belongs to; `unread` are rows that reading left out. `judge`, if
+    given, decides which checkpoint is the best, else the evaluation loss does. Raises DataError without
+    usable samples, ModelError when the loss is no longer a number or the checkpoints belong to other data or
+    another recipe, Interrupted when it was stopped and saved.
     """
     if workers is None:
         with joined() as alone:
-            return train(loaded, samples, run, recipe, base, validation=validation, workers=alone, judge=judge)
+            return train(
+                loaded, samples, run, recipe, base, validation=validation, unread=unread, workers=alone, judge=judge
+            )
     data = recipe.data
     rows = prepare(samples, loaded.template, data.max_length, data.check_dataset_strategy)
+    rows = replace(rows, dropped=(*unread, *rows.dropped))
     held = prepare(validation, loaded.template, data.max_length, data.check_dataset_strategy)
     if not rows.kept:
         raise DataError("no sample to train on", "give --dataset a file that holds some")
@@ -136,8 +144,10 @@ class _Run:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._checkpoints.clean()
             write_config(self._recipe, self._folder / "sft_args.json")
-            both = (self._rows.shortened + self._held.shortened, self._rows.dropped + self._held.dropped)
-            Rows((), *both).save_report(self._folder / "dropped.jsonl")
+            both = Rows((), self._rows.shortened + self._held.shortened, self._rows.dropped + self._held.dropped)
+            both.save_report(self._folder / "dropped.jsonl")
+            if self._recipe.data.check_dataset_strategy is Strategy.WARNING:
+                both.show_dropped(Console(stderr=True, soft_wrap=True))
             with RunLog(self._folder, self._progress.step, self._plan.total) as log:
                 self._steps(log)
             plot_run(self._folder / LOG_NAME, self._folder / "images")
@@ -296,7 +306,8 @@ class _Run:
 
     def _resumed(self) -> Progress:
         identity = self._identity()
-        progress = self._checkpoints.newest(identity) if self._workers.is_first else None
+        only = named_checkpoint(self._recipe.run)
+        progress = self._checkpoints.newest(identity, only) if self._workers.is_first else None
         progress = cast(Progress | None, self._workers.agree(progress))
         if progress is None:
             return Progress(identity)

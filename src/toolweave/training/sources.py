@@ -6,78 +6,70 @@ and rows about the model itself are added. All choices are drawn with the run's 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from toolweave.data.jsonl import read_samples
-from toolweave.data.mix import Persona, chat_samples, self_cognition_samples
+from toolweave.data.load import VISIT, load_samples
+from toolweave.data.mix import chat_samples, draw, mix_in
+from toolweave.data.self_cognition import Persona, self_cognition_samples
+from toolweave.data.split import split
 from toolweave.errors import DataError
 from toolweave.training.recipe import DataPart
-from toolweave.training.rows import named
-from toolweave.types import Lang, Sample
+from toolweave.training.rows import Dropped
+from toolweave.types import Sample
 
 
-class Sources(NamedTuple):
-    """Samples to learn and samples to evaluate on."""
+@dataclass(slots=True)
+class Sources:
+    """Samples to learn, samples to evaluate on, and the rows that reading left out."""
 
-    train: list[Sample]
-    validation: list[Sample]
+    train: list[Sample] = field(default_factory=list)
+    validation: list[Sample] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
 
 
 def gather(data: DataPart, seed: int) -> Sources:
-    """Read and mix what the recipe names. Raises DataError naming file and line."""
+    """Read and mix what the recipe names: files, folders and hub ids in any format that has a reader.
+
+    Whole rows (visits) are held back, so that no sibling of an evaluation sample is learned. Raises
+    DataError naming file and line.
+    """
     if not data.dataset:
         raise DataError("no data set to train on", "say --dataset FILE, or --dataset in the recipe of --config")
-    train: list[Sample] = []
-    validation: list[Sample] = []
+    sources = Sources()
     for source in data.dataset:
-        rows = _load(source, data)
-        held = set() if data.val_dataset else _hold_back(len(rows), data.dataset_test_ratio, f"{seed} {source}")
-        train += [row for index, row in enumerate(rows) if index not in held]
-        validation += [row for index, row in enumerate(rows) if index in held]
+        ratio = 0.0 if data.val_dataset else data.dataset_test_ratio
+        parts = split(_load(source, data, sources), ratio, seed=seed)
+        sources.train += parts.train
+        sources.validation += parts.test
     for source in data.val_dataset:
-        validation += _load(source, data)
-    if 0 <= data.train_dataset_sample < len(train):
-        train = random.Random(f"{seed} sample").sample(train, data.train_dataset_sample)
-    chats = round(data.train_dataset_mix_ratio * len(train))
-    if chats and data.mix_dataset:
-        pool = [row for source in data.mix_dataset for row in _load(source, data)]
-        train += _draw(pool, chats, f"{seed} mix")
-    elif chats:
-        train += named(chat_samples(chats, seed), "embedded chat")
-    if data.self_cognition_sample:
-        train += named(_self_cognition(data, seed), "self-cognition")
-    return Sources(train, validation)
+        sources.validation += _load(source, data, sources)
+    if data.train_dataset_sample >= 0:
+        sources.train = draw(sources.train, data.train_dataset_sample, seed)
+    if data.mix_dataset:
+        general = [sample for source in data.mix_dataset for sample in _load(source, data, sources)]
+        sources.train = mix_in(sources.train, general, data.train_dataset_mix_ratio, seed)
+    else:
+        chats = chat_samples(round(data.train_dataset_mix_ratio * len(sources.train)), seed)
+        sources.train += _named(chats, "embedded chat")
+    persona = Persona(_spoken(data.model_name), _spoken(data.model_author))
+    sources.train += _named(self_cognition_samples(data.self_cognition_sample, persona, seed), "self-cognition")
+    return sources
 
 
-def _load(source: str, data: DataPart) -> list[Sample]:
-    return named(read_samples(Path(source)), source)
+def _load(source: str, data: DataPart, sources: Sources) -> list[Sample]:
+    loaded = load_samples(source, dialect=data.dialect, strategy=data.check_dataset_strategy)
+    sources.dropped += [Dropped(row.id or f"{row.file}:{row.line}", row.reason) for row in loaded.report.dropped]
+    return list(loaded.samples)
 
 
-def _hold_back(count: int, ratio: float, seed: str) -> set[int]:
-    return set(random.Random(seed).sample(range(count), min(round(count * ratio), max(0, count - 1))))
+def _spoken(names: tuple[str, ...]) -> str | tuple[str, str]:
+    return names[0] if len(names) == 1 else (names[0], names[-1])
 
 
-def _draw(pool: Sequence[Sample], count: int, seed: str) -> list[Sample]:
-    """Draw rows: all once before any twice."""
-    if not pool:
-        raise DataError("--mix_dataset holds no rows")
-    rng = random.Random(seed)
-    drawn: list[Sample] = []
-    while len(drawn) < count:
-        drawn += rng.sample(pool, min(len(pool), count - len(drawn)))
-    return drawn
-
-
-def _self_cognition(data: DataPart, seed: int) -> list[Sample]:
-    """Return rows in both languages; of two names the first speaks Chinese, the second English."""
-    rows: list[Sample] = []
-    spoken = zip(Lang, (0, -1), strict=True)
-    personas = {lang: Persona(data.model_name[at], data.model_author[at]) for lang, at in spoken}
-    made = {lang: self_cognition_samples(data.self_cognition_sample, who, seed) for lang, who in personas.items()}
-    for pair in zip(*made.values(), strict=True):
-        # Both were drawn alike, so each row exists once under each persona.
-        rows += [row for row, lang in zip(pair, made, strict=True) if row.meta["lang"] == lang]
-    return rows
+def _named(samples: Iterable[Sample], source: str) -> list[Sample]:
+    """Give samples that come from no file the name `source:number`, counted from 1."""
+    return [
+        replace(sample, meta={**sample.meta, VISIT: f"{source}:{number}"})
+        for number, sample in enumerate(samples, start=1)
+    ]

@@ -17,7 +17,7 @@ from toolweave.errors import ModelError
 
 _NAME = "toolweave.json"
 _SEAL = "files.json"
-_DRAFT = ".draft"
+_DRAFT, _OLD = ".draft", ".old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +58,47 @@ class Manifest:
 def replace_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder beside `target` that takes its place at the end, whole or not at all.
 
-    At every moment, also after a power cut, `target` is the old folder or the new one, complete and
-    on disk; at worst the old one lies beside it under a hidden name. Raises ModelError when the disk
-    is full; an existing `target` then stays as it was.
+    At every moment, also after a power cut, the old folder or the new one is complete and on disk. Between two
+    renames the old one has a hidden name only: the next call, or `restore_folder`, gives it its name back. Raises
+    ModelError when the disk is full; an existing `target` then stays as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    restore_folder(target)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=_DRAFT, dir=target.parent))
     try:
         yield draft
         draft.chmod(0o755)
         _sync(draft)
-        old = draft.with_name(f"{draft.name}{_DRAFT}")
         if target.exists():
-            target.rename(old)
+            target.rename(_aside(target))
         draft.rename(target)
         _sync_one(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(_aside(target), ignore_errors=True)
     except BaseException as error:
+        restore_folder(target)
         shutil.rmtree(draft, ignore_errors=True)
         if _disk_is_full(error):
             raise ModelError(f"no space left to save {target}", "free some disk space and run it again") from error
         raise
 
 
+def restore_folder(target: Path) -> None:
+    """Give a folder back that a `replace_folder` call, killed between its renames, left under its hidden name."""
+    old = _aside(target)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.is_dir():
+        old.rename(target)
+
+
+def restore_folders(parent: Path) -> None:
+    """Do the same for every folder of `parent`."""
+    for old in parent.glob(f".*{_OLD}"):
+        restore_folder(parent / old.name[1 : -len(_OLD)])
+
+
 def remove_drafts(parent: Path) -> None:
-    """Remove what killed `replace_folder` calls left in `parent`."""
+    """Remove what killed `replace_folder` calls left unfinished in `parent`."""
     for draft in parent.glob(f".*{_DRAFT}"):
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -118,6 +134,10 @@ def broken(folder: Path) -> str | None:
         if _sha256(file) != digest:
             return f"{name} has changed since it was written"
     return None
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}{_OLD}")
 
 
 def _sha256(path: Path) -> str:
