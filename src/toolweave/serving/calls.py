@@ -57,8 +57,8 @@ class CallStream:
         self._frames = [CallFrame.of(dialect, lang) for lang in Lang]
         words = {line.strip() for frame in self._frames for line in frame.head.splitlines() if line.strip()}
         self._marks = tuple(sorted(word.rstrip(":") for word in words if not is_json(word)))
-        # Tags may stand anywhere in a line, and what is between them counts as a whole.
-        self._tagged = bool(dialect.parse("a" + dialect.call_completion(ToolCall("a", {}), Lang.EN)).calls)
+        # A call that is JSON as a whole lies between tags, which may stand anywhere in a line.
+        self._tagged = is_json(self._frames[0].head.splitlines()[-1])
         self._text = ""
         self._content = ""  # what of it went out as content
         self._scanned = 0  # up to here there is no call

@@ -19,6 +19,7 @@ from toolweave.serving.vllm_environment import prepare
 from toolweave.weights.manifest import Manifest
 
 _START_SECONDS = 1800
+_STOP_SECONDS, _ABORT_SECONDS = 30, 3
 # Written in our own tags, which are those of Hermes: vLLM then sends calls as OpenAI's `tool_calls`.
 _NATIVE_CALLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 # vLLM is not to import from here.
@@ -75,12 +76,15 @@ def deploy(
     url = f"http://{_reachable(host)}:{port}"
     with stop_signals() as stopping:
         server = subprocess.Popen(line, env=environ, start_new_session=True)
+        healthy = False
         try:
-            if wait_until_healthy(server, f"{url}/health", "vLLM", _START_SECONDS, stopping):
+            healthy = wait_until_healthy(server, f"{url}/health", "vLLM", _START_SECONDS, stopping)
+            if healthy:
                 print(f"vLLM serves {names[0]} at {url}/v1 (Ctrl+C stops it)", flush=True)
                 wait_for_end(server, stopping)
         finally:
-            end_tree(server)
+            # While it starts, vLLM does not listen to signals, and has begun nothing that it would have to end.
+            end_tree(server, _STOP_SECONDS if healthy else _ABORT_SECONDS)
         return 0 if stopping() else server.returncode
 
 
