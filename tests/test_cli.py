@@ -138,7 +138,7 @@ def test_dataset_takes_several_files_as_in_swift(tmp_path: Path, run: Any) -> No
     second.write_text("{}\n", "utf-8")
     outcome = run("sft", "--output_dir", str(tmp_path / "o"), "--dataset", str(first), str(second), "--seed", "3")
     assert outcome.code == 2
-    assert f"{second}, line 1: not a sample" in outcome.err
+    assert f"error: {second}: no known format" in outcome.err
     assert not (tmp_path / "o").exists()
 
 

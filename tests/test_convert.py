@@ -337,7 +337,7 @@ def test_a_file_without_any_good_row_is_an_error(strategy: Strategy, tmp_path: P
     with pytest.raises(DataError, match="it is empty"):
         convert(write_rows(tmp_path / "empty.jsonl"), out, strategy=strategy)
     bad = write_rows(tmp_path / "bad.jsonl", {"id": 1})
-    with pytest.raises(DataError, match="in no known format; its rows have id"):
+    with pytest.raises(DataError, match="no known format: its rows have id"):
         convert(bad, out, strategy=strategy)
     with pytest.raises(DataError, match="line 1: the row has no conversations"):
         convert(bad, out, from_="ms_agent", strategy=strategy)

@@ -124,7 +124,7 @@ def _detect(files: Sequence[Path]) -> str:
         first = first or next((row.content for row in rows if isinstance(row.content, DataError)), None)
         if rows and first is None:
             keys = ", ".join(rows[0].content) if isinstance(rows[0].content, dict) else ""
-            first = DataError(f"{path} is in no known format; its rows have {keys or 'no columns'}")
+            first = DataError(f"no known format: its rows have {keys or 'no columns'}")
     if first is None:
         raise DataError(f"{files[0]} has no row that can be converted, it is empty", "check the file")
     raise DataError(f"{files[0]}: {first}", f"name the format with --from: {', '.join((SAMPLES, *FORMATS))}")
