@@ -129,9 +129,10 @@ def visits(
     from rich.console import Console
 
     from toolweave.demo import visit_model
+    from toolweave.evals.cases import held_out_visits
     from toolweave.evals.report import print_visits
 
-    print_visits(visit_model(model, output, limit), Console())
+    print_visits(visit_model(model, output, held_out_visits(limit)), Console())
 
 
 def demo(
