@@ -80,7 +80,6 @@ class Worker:
         return self.report()
 
     def end(self) -> None:
-        """End the worker, wherever it is."""
-        if self._process.poll() is None:
-            self._process.terminate()
+        """End the worker, wherever it is: ours would save first if it were asked to stop."""
+        self._process.kill()
         self._process.wait()
