@@ -39,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 CACHE = HERE.parents[1] / ".bench"
 RESULT = HERE.parent / "results" / "train.json"
 _GEMM = 2048
-_console = Console(soft_wrap=True)
+_console = Console(soft_wrap=True, width=150)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +252,7 @@ def _print_table(
     for name, one in timed.items():
         nominal, unique = (statistics.median(one.speeds(unique=unique)) for unique in (False, True))
         losses = " ".join(f"{loss:.3f}" for loss in one.last["losses"][: args.steps])
+        losses = "other steps" if one.course.name.endswith("sharing off") else losses
         table.add_row(
             name, f"{nominal:.0f}", f"{unique:.0f}", f"{unique * flops / peak:.0%}",
             f"{one.last['peak_bytes'] / 2**30:.1f} GiB", losses,
