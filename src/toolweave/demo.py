@@ -36,10 +36,14 @@ from toolweave.serving.process import serve_model
 from toolweave.training.checkpoint import best_checkpoint
 
 # Sized for 30 minutes in all on two cores without fast bf16.
-TRAINING_VISITS = 768
+TRAINING_VISITS = 1680
+# Of phrases and values as in training, to draw the loss of what was not learned: two prompts, one a language.
+_VALIDATION_VISITS = 40
+_VALIDATION_SEED = 17
 _CHATS, _SELF_COGNITION = 40, 24
-# Prompts have about 1,000 tokens: a batch should hold many replies to one.
-_BATCH_TOKENS = 2048
+# One group of visits, which share a prompt of about 800 tokens, is one batch.
+_BATCH_TOKENS = 3584
+_LEARNING_RATE = 3e-3
 # The base model rambles to its limit; replies of the tuned one need a third of this.
 _MAX_TOKENS = 160
 _console = Console()
@@ -122,19 +126,19 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
             )
         shutil.rmtree(output)
     steps = _Steps(output)
-    samples, run = output / "samples.jsonl", output / "sft"
+    samples, validation, run = output / "samples.jsonl", output / "validation.jsonl", output / "sft"
     merged = run / "merged"
     base_visits, tuned_visits = output / "visits_base.jsonl", output / "visits_tuned.jsonl"
     chosen = held_out_visits(visits)
     asked = [visit.id + visit.turn.query for visit in chosen]
 
-    steps.run("data", (TRAINING_VISITS, _CHATS, _SELF_COGNITION), lambda: _synthesize(samples))
+    steps.run("data", (TRAINING_VISITS, _CHATS, _SELF_COGNITION), lambda: _synthesize(samples, validation))
     data_key = hashlib.sha256(samples.read_bytes()).hexdigest()
     steps.run("visits before", (model, asked), lambda: visit_model(model, base_visits, chosen))
     steps.run(
         "fine-tune",
         (model, data_key),
-        lambda: _fine_tune(samples, model, run, data_key),
+        lambda: _fine_tune(samples, validation, model, run, data_key),
     )
     trained = (model, data_key, steps.done["fine-tune"].seconds)
 
@@ -161,14 +165,16 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
     _console.print(f"report: {output / 'report.html'}\nserve the tuned model: toolweave deploy --ckpt_dir {merged}")
 
 
-def _synthesize(target: Path) -> None:
+def _synthesize(target: Path, validation: Path) -> None:
+    unlearned = training_groups(_VALIDATION_VISITS, _VALIDATION_SEED)
+    write_jsonl(validation, (sample.to_json() for group in unlearned for sample in group))
     samples = [sample for group in training_groups(TRAINING_VISITS) for sample in group]
     samples += chat_samples(_CHATS) + self_cognition_samples(_SELF_COGNITION, Persona())
     write_jsonl(target, (sample.to_json() for sample in samples))
     _console.print(f"{len(samples)} samples in {target}")
 
 
-def _fine_tune(samples: Path, model: str, run: Path, data_key: str) -> None:
+def _fine_tune(samples: Path, validation: Path, model: str, run: Path, data_key: str) -> None:
     """Train, or go on with training that was interrupted; what other data or another model left is removed."""
     began_with = run / "began_with.txt"
     key = f"{__version__} {model} {data_key}"
@@ -177,9 +183,9 @@ def _fine_tune(samples: Path, model: str, run: Path, data_key: str) -> None:
     run.mkdir(parents=True, exist_ok=True)
     began_with.write_text(key, "utf-8")
     _command(
-        "sft", "--dataset", samples, "--model", model, "--output_dir", run,
+        "sft", "--dataset", samples, "--val_dataset", validation, "--model", model, "--output_dir", run,
         "--add_output_dir_suffix", "false", "--resume_from_checkpoint", "auto",
-        "--max_tokens_per_batch", str(_BATCH_TOKENS),
+        "--max_tokens_per_batch", str(_BATCH_TOKENS), "--learning_rate", str(_LEARNING_RATE),
     )  # fmt: skip
 
 

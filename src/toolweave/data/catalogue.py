@@ -87,12 +87,12 @@ class Parameter:
     description: Mapping[str, str]
     slot: Slot
     enum: tuple[Any, ...]
-    ask: Mapping[str, Sequence[str]]
+    ask: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueTool:
-    """A tool with all the ways of asking for it and of telling what it found."""
+    """A tool, what it returns, and all the ways of asking for it."""
 
     name: str
     description: Mapping[str, str]
@@ -189,7 +189,7 @@ def _tool(file: str, tool: Mapping[str, Any], pools: Mapping[str, Any]) -> Catal
         )
         for parameter in tool["parameters"]
     )
-    kinds = ("observation", "answer", "clauses", "questions", "heldout", "followups", "missing")
+    kinds = ("observation", "clauses", "questions", "heldout", "followups", "missing")
     phrases: dict[str, dict[str, list[str]]] = {kind: {lang: tool[kind][lang] for lang in Lang} for kind in kinds}
     results = {name: _slot(source, pools) for name, source in tool["results"].items()}
     made = CatalogueTool(tool["name"], tool["description"], parameters, results, phrases, tool["missing"]["parameter"])
@@ -210,7 +210,6 @@ def _check(file: str, tool: CatalogueTool) -> None:
         "heldout": required,
         "missing": required - {tool.missing},
         "observation": set(tool.results),
-        "answer": set(tool.results),
     }
     for kind, by_lang in tool.phrases.items():
         for phrase in (phrase for phrases in by_lang.values() for phrase in phrases):

@@ -8,11 +8,13 @@ the agents as their authors wrote them.
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import cycle, islice
+from itertools import cycle, islice, repeat
 from typing import Any
 
 from toolweave.data.catalogue import (
@@ -32,11 +34,18 @@ from toolweave.types import Episode, Lang, Role, Sample, Step, ToolCall, ToolSpe
 # How many pairs at the end of a list in conversation.yaml and chat.yaml are only for testing.
 _TEST_PAIRS = 5
 _TEST_CHATS = 30
-VISITS_PER_GROUP = 32
+VISITS_PER_GROUP = 20
 # So many of them are trained from the question to the answer; of the others only the first request, where the model
 # decides whether and what to call. That is the harder part, and costs a third.
-_WHOLE_VISITS = 10
+_WHOLE_VISITS = 5
+# First calls are most rows, and a model that only ever learned to call would always call. The other rows count twice,
+# which costs nothing: equal tokens are computed once.
+_WEIGHT_OF_OTHERS = 2
 _DIALECTS = ("agentfabric-v06", "agentfabric-v07")
+_INTRODUCTION = {Lang.ZH: "结果如下：", Lang.EN: "Here is the result: "}
+_APOLOGY = {Lang.ZH: "抱歉，操作失败：", Lang.EN: "Sorry, that failed: "}
+_PICTURE = re.compile(r"(?:!\[\w+\]\()?(?P<url>https?://\S+?\.(?:png|jpg))\)?")
+_PICTURE_NAME = {Lang.ZH: "图片", Lang.EN: "Image"}
 
 
 class Kind(StrEnum):
@@ -50,8 +59,8 @@ class Kind(StrEnum):
     NO_CALL = "no_call"
 
 
-_WHOLE_MIX = {Kind.ONE_CALL: 0.36, Kind.TWO_CALL: 0.28, Kind.FOLLOW_UP: 0.20, Kind.TOOL_ERROR: 0.16}
-_DECISION_MIX = {Kind.ONE_CALL: 0.64, Kind.FOLLOW_UP: 0.04, Kind.TWO_CALL: 0.04, Kind.MISSING: 0.10, Kind.NO_CALL: 0.18}
+_WHOLE_MIX = {Kind.ONE_CALL: 0.36, Kind.TWO_CALL: 0.32, Kind.FOLLOW_UP: 0.16, Kind.TOOL_ERROR: 0.16}
+_DECISION_MIX = {Kind.ONE_CALL: 0.58, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.05, Kind.MISSING: 0.08, Kind.NO_CALL: 0.22}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,6 @@ class _Asked:
     call: ToolCall
     surfaces: Mapping[str, str]
     observation: str
-    answer: str
     facts: tuple[str, ...]
 
 
@@ -89,6 +97,7 @@ class Synthesizer:
         self._rng = random.Random(seed)
         self._split = split
         self._catalogue = catalogue or load_catalogue()
+        self._decks: dict[tuple[str, ...], list[str]] = {}
 
     def group(self, agent: Agent, lang: Lang) -> list[Sample]:
         """Return training samples of visits that all share one system message."""
@@ -98,10 +107,11 @@ class Synthesizer:
             self.episode(setting, kind) for kind in self._kinds(_DECISION_MIX, VISITS_PER_GROUP - _WHOLE_VISITS)
         ]
         dialect = get_dialect(setting.dialect)
-        samples = [sample for episode in whole for sample in dialect.render(episode)]
+        samples = [sample for episode in whole for sample in _weighted(episode, dialect.render(episode))]
         for episode in decisions:
             last = len(episode.turns) - 1
-            samples.append(next(sample for sample in dialect.render(episode) if sample.meta["turn"] == last))
+            first = next(sample for sample in dialect.render(episode) if sample.meta["turn"] == last)
+            samples += _weighted(episode, [first])
         return samples
 
     def episodes(self, agent: Agent, lang: Lang, count: int) -> list[Episode]:
@@ -157,7 +167,7 @@ class Synthesizer:
 
     def _one_call(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         asked = self._ask(setting, tool, self._sentence(tool, setting.lang))
-        return [_turn(asked)], asked.facts
+        return [_turn(asked, setting.lang)], asked.facts
 
     def _two_call(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         others = [other for other in setting.tools if other is not tool] or [tool]
@@ -167,9 +177,8 @@ class Synthesizer:
             return self._one_call(setting, tool)
         joins = self._pieces("heldout_joins" if self._split is Split.TEST else "joins", setting.lang)
         query = fill(self._rng.choice(joins), {"a": first.query, "b": second.query})
-        glue = "" if setting.lang is Lang.ZH else " "
         steps = (Step(first.call, first.observation), Step(second.call, second.observation))
-        turn = Turn(self._finish(query, setting.lang), steps, first.answer + glue + second.answer)
+        turn = Turn(self._finish(query, setting.lang), steps, _answer(steps, setting.lang))
         return [turn], (*first.facts, *second.facts)
 
     def _follow_up(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
@@ -181,16 +190,14 @@ class Synthesizer:
             second = self._ask(setting, tool, phrase, keep=first)
             if second.call.arguments.get(changed) != first.call.arguments.get(changed):
                 break
-        return [_turn(first), _turn(second)], second.facts
+        return [_turn(first, setting.lang), _turn(second, setting.lang)], second.facts
 
     def _tool_error(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         asked = self._ask(setting, tool, self._sentence(tool, setting.lang))
         detail = self._rng.choice(self._pieces("error_details", setting.lang, tail=_TEST_PAIRS))
         framed = get_dialect(setting.dialect).error_observation(asked.call, detail)
         observation = framed if self._rng.random() < 0.6 else detail
-        template = self._rng.choice(self._catalogue.conversation["error_answers"][setting.lang])
-        answer = fill(template, {"tool": asked.call.name, "detail": detail})
-        return [Turn(asked.query, (Step(asked.call, observation),), answer)], ()
+        return [Turn(asked.query, (Step(asked.call, observation),), _APOLOGY[setting.lang] + detail)], ()
 
     def _missing(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         phrases = tool.phrases["missing"][setting.lang]
@@ -198,13 +205,13 @@ class Synthesizer:
         drawn = self._draw(tool, placeholders(phrase), setting.lang)
         parameter = tool.parameter(tool.missing)
         question = fill(phrase, {name: value.surface for name, value in drawn.items()})
-        ask = Turn(question, (), self._rng.choice(parameter.ask[setting.lang]))
+        ask = Turn(question, (), parameter.ask[setting.lang])
         if self._split is Split.TEST or self._rng.random() < 0.5:
             return [ask], ()
         # The user supplies what was asked for: the call takes both turns together.
         value = self._draw(tool, {parameter.name}, setting.lang)
         asked = self._ask(setting, tool, f"{{{parameter.name}}}", given={**drawn, **value})
-        return [ask, _turn(asked)], asked.facts
+        return [ask, _turn(asked, setting.lang)], asked.facts
 
     def _no_call(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         lang = setting.lang
@@ -223,14 +230,20 @@ class Synthesizer:
             pair = self._rng.choice([pair for pair in pairs if placeholders(pair["a"]) <= set(values)])
         turn = Turn(pair["q"], (), fill(pair["a"], values))
         facts = (values["name"],) if kind == "identity" else ()
-        history = [_turn(self._ask(setting, tool, self._sentence(tool, lang)))] if kind == "thanks" else []
+        history = [_turn(self._ask(setting, tool, self._sentence(tool, lang)), lang)] if kind == "thanks" else []
         return [*history, turn], facts
 
     # --- pieces ------------------------------------------------------------------------------
 
+    def _deal(self, key: tuple[str, ...], items: Sequence[str]) -> str:
+        """Choose an item; each comes once before any comes again, so that few draws cover them all."""
+        if not self._decks.get(key):
+            self._decks[key] = self._rng.sample(items, k=len(items))
+        return self._decks[key].pop()
+
     def _sentence(self, tool: CatalogueTool, lang: Lang, *, optional: bool = True) -> str:
         """Return a request template, wrapped the way people wrap requests."""
-        rng, test = self._rng, self._split is Split.TEST
+        rng, test, key = self._rng, self._split is Split.TEST, (tool.name, lang, str(optional))
         required = {parameter.name for parameter in tool.parameters if parameter.required}
 
         def usable(kind: str) -> list[str]:
@@ -239,10 +252,10 @@ class Synthesizer:
         whole = usable("heldout" if test else "questions")
         clauses = usable("clauses")
         if not clauses or (whole and rng.random() < (0.7 if test else 0.6)):
-            sentence = rng.choice(whole)
+            sentence = self._deal((*key, "whole"), whole)
             opening = rng.choice(self._pieces("sentence_before", lang)) if not test and rng.random() < 0.15 else ""
             return opening + sentence
-        clause = rng.choice(clauses)
+        clause = self._deal((*key, "clauses"), clauses)
         before = self._pieces("heldout_before" if test else "polite_before", lang)
         after = self._pieces("heldout_after" if test else "polite_after", lang)
         draw = rng.random()
@@ -272,7 +285,7 @@ class Synthesizer:
         keep: _Asked | None = None,
         given: Mapping[str, Drawn] | None = None,
     ) -> _Asked:
-        """Fill a request and make its call, observation and answer; `keep` carries over earlier arguments."""
+        """Fill a request and make its call and observation; `keep` carries over earlier arguments."""
         lang, rng = setting.lang, self._rng
         drawn = dict(given) if given is not None else self._draw(tool, placeholders(phrase), lang)
         surfaces = {**(keep.surfaces if keep else {}), **{name: value.surface for name, value in drawn.items()}}
@@ -280,15 +293,10 @@ class Synthesizer:
         arguments = {p.name: named[p.name] for p in tool.parameters if p.name in named}
         found = {name: slot.draw(rng, lang, self._split).surface for name, slot in tool.results.items()}
         values = {**surfaces, **found}
-        observation = fill(self._whole("observation", tool, values, lang), values)
-        answer = fill(self._whole("answer", tool, values, lang), values)
+        shown = tool.phrases["observation"][lang]
+        observation = fill(rng.choice([t for t in shown if placeholders(t) <= values.keys()] or shown), values)
         call = ToolCall(setting.aliases.get(tool.name, tool.name), arguments)
-        return _Asked(fill(phrase, values), call, surfaces, observation, answer, tuple(found.values()))
-
-    def _whole(self, kind: str, tool: CatalogueTool, values: Mapping[str, Any], lang: Lang) -> str:
-        """Choose a template all of whose placeholders are known."""
-        templates = [t for t in tool.phrases[kind][lang] if placeholders(t) <= set(values)]
-        return self._rng.choice(templates or list(tool.phrases[kind][lang]))
+        return _Asked(fill(phrase, values), call, surfaces, observation, tuple(found.values()))
 
     def _draw(self, tool: CatalogueTool, names: set[str], lang: Lang) -> dict[str, Drawn]:
         """Draw the named parameters; two of one pool (origin, destination) get different values."""
@@ -312,8 +320,51 @@ def _part(items: Sequence[Any], tail: int, split: Split) -> Sequence[Any]:
     return items[-tail:] if split is Split.TEST else items[:-tail]
 
 
-def _turn(asked: _Asked) -> Turn:
-    return Turn(asked.query, (Step(asked.call, asked.observation),), asked.answer)
+def _weighted(episode: Episode, samples: Sequence[Sample]) -> Iterator[Sample]:
+    """Yield the samples of an episode, those that are not the first call of a turn several times."""
+    begun: set[int] = set()
+    for sample in samples:
+        turn = sample.meta["turn"]
+        first_call = bool(episode.turns[turn].steps) and turn not in begun
+        begun.add(turn)
+        yield from repeat(sample, 1 if first_call else _WEIGHT_OF_OTHERS)
+
+
+def _turn(asked: _Asked, lang: Lang) -> Turn:
+    steps = (Step(asked.call, asked.observation),)
+    return Turn(asked.query, steps, _answer(steps, lang))
+
+
+def _answer(steps: Sequence[Step], lang: Lang) -> str:
+    """Say what the tools returned, nothing else, always in one form.
+
+    A small model learns one form in few rows and then keeps to it with any tool; of many wordings it learns which is
+    likely, and nothing about what they say.
+    """
+    glue = "" if lang is Lang.ZH else " "
+    return _INTRODUCTION[lang] + glue.join(_retold(step.observation, lang) for step in steps)
+
+
+def _retold(observation: str, lang: Lang) -> str:
+    """Return an observation as a sentence: a JSON object as its members, a picture as the prompt wants it shown."""
+    comma, colon, stop = ("，", "：", "。") if lang is Lang.ZH else (", ", ": ", ".")
+    told = observation
+    if observation.startswith("{"):
+        told = comma.join(f"{key}{colon}{value}" for key, value in _leaves(json.loads(observation)))
+    told = _PICTURE.sub(lambda found: f"![{_PICTURE_NAME[lang]}]({found['url']})", told)
+    return told if told[-1] in ".。!！)" else told + stop
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the innermost members of a JSON value, each with its own key."""
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield from _leaves(member, name)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _leaves(member, key)
+    else:
+        yield key, value
 
 
 def _alias(name: str, rng: random.Random) -> str:

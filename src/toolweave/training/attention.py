@@ -21,9 +21,7 @@ from toolweave.training.prefix_tree import Node, PrefixTree
 
 NAME = "toolweave_tree"
 # Attention weights wait for the backward pass while those of all layers fit in here; else they are computed again.
-_KEPT_BYTES = 2 * 2**30
-# Finite, so that a row with all of a node's keys outside its window has a log-sum-exp; its share is then 0.
-_MASKED = -1e30
+_KEPT_BYTES = 2**29
 
 
 class _Block(NamedTuple):
@@ -81,9 +79,10 @@ class _TreeAttention(torch.autograd.Function):
             weights, block_lse = kept or _attend(q[:, rows], k, node, groups, plan)
             # `weights` are this block's softmax; its share makes them the weights in the whole.
             share = torch.exp(block_lse - lse[:, rows])
-            g = (grad[:, rows] * share).to(q.dtype)
+            g = grad[:, rows] * share.to(q.dtype)
             dv[:, own] = torch.bmm(weights.transpose(1, 2), g)
-            ds = torch.bmm(g, v[:, own].transpose(1, 2)).sub_(dot[:, rows] * share).mul_(weights)
+            # In the dtype of the scores: a mixed one would be a pass over them more.
+            ds = torch.bmm(g, v[:, own].transpose(1, 2)).sub_((dot[:, rows] * share).to(q.dtype)).mul_(weights)
             dq[:, rows] += torch.bmm(ds, k[:, own])
             dk[:, own] = torch.bmm(ds.transpose(1, 2), q[:, rows])
         dq = (dq * plan.scale).to(q.dtype).unflatten(1, (-1, groups)).transpose(1, 2).flatten(0, 1)
@@ -104,17 +103,20 @@ def _fold(x: Tensor) -> Tensor:
 def _attend(q: Tensor, k: Tensor, node: Node, groups: int, plan: _Plan) -> _Block:
     """Weigh the node's keys for its own queries and those below, q [H_kv, (end - start) * G, D]."""
     own = node.stop - node.start
-    scores = torch.bmm(q, k[:, node.start : node.stop].transpose(1, 2)).float()
+    scores = torch.bmm(q, k[:, node.start : node.stop].transpose(1, 2))
     by_token = scores.unflatten(1, (-1, groups))
-    by_token[:, :own] += torch.full((own, own), _MASKED, device=q.device).triu(1).unsqueeze(1)
+    # Finite, so that a row with all of a node's keys outside its window has a log-sum-exp; its share is then 0.
+    masked = torch.finfo(scores.dtype).min / 2
+    by_token[:, :own] += scores.new_full((own, own), masked).triu(1).unsqueeze(1)
     if plan.window is not None:
         positions = plan.tree.positions
         distance = positions[node.start : node.end, None] - positions[node.start : node.stop]
-        by_token.masked_fill_((distance >= plan.window).unsqueeze(1).to(q.device), _MASKED)
-    highest = scores.amax(-1, keepdim=True)
+        by_token.masked_fill_((distance >= plan.window).unsqueeze(1).to(q.device), masked)
+    highest = scores.amax(-1, keepdim=True).float()
+    # Computed in float32 inside, whatever the dtype of the scores.
     weights = scores.softmax(-1)
     # The highest weight is exp(0) / sum(exp(scores - highest)).
-    return _Block(weights.to(q.dtype), highest - weights.amax(-1, keepdim=True).log())
+    return _Block(weights, highest - weights.amax(-1, keepdim=True).float().log())
 
 
 def tree_attention(

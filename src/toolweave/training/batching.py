@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from toolweave.errors import DataError
 from toolweave.models.template import ChatTemplate
 from toolweave.training.prefix_tree import Encoded
 from toolweave.types import Sample
+
+# Prefixes that differ by less are as good as equal: cuts then fall near the middle, and there are few levels of them.
+_GRAIN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +43,30 @@ def encode(samples: Iterable[Sample], template: ChatTemplate, max_length: int) -
 def shared_batches(samples: Sequence[Encoded], max_tokens: int) -> list[list[Encoded]]:
     """Cut the samples into batches of at most `max_tokens` distinct tokens, neighbours in a trie together.
 
-    In lexicographic order every prefix is one contiguous run, so a greedy cut shares nearly all that
-    can be shared. A sample longer than the budget gets a batch of its own.
+    In lexicographic order every prefix is one contiguous run. What is too much is cut where its neighbours
+    share least, of such places nearest the middle, so that the samples of one prompt stay together when they
+    fit. A sample longer than the budget gets a batch of its own.
     """
-    batches: list[list[Encoded]] = []
-    used = 0
-    for sample in sorted(samples, key=lambda item: item.ids):
-        new = len(sample.ids) - (_common(batches[-1][-1].ids, sample.ids) if batches else 0)
-        if not batches or used + new > max_tokens:
-            batches.append([sample])
-            used = len(sample.ids)
+    ordered = sorted(samples, key=lambda item: item.ids)
+    shared = [0, *(_common(a.ids, b.ids) for a, b in pairwise(ordered))]
+    total = [0, *accumulate(len(sample.ids) - common for sample, common in zip(ordered, shared, strict=False))]
+
+    def fits(start: int, stop: int) -> bool:
+        return total[stop] - total[start] + shared[start] <= max_tokens
+
+    cuts: list[tuple[int, int]] = []
+    left = [(0, len(ordered))] if ordered else []
+    while left:
+        start, stop = left.pop()
+        if stop - start > 1 and not fits(start, stop):
+            middle = (start + stop) / 2
+            cut = min(range(start + 1, stop), key=lambda at: (shared[at] // _GRAIN, abs(at - middle)))
+            left += [(cut, stop), (start, cut)]
+        elif cuts and fits(cuts[-1][0], stop):
+            cuts[-1] = (cuts[-1][0], stop)
         else:
-            batches[-1].append(sample)
-            used += new
-    return batches
+            cuts.append((start, stop))
+    return [ordered[start:stop] for start, stop in cuts]
 
 
 def shuffled(batches: Sequence[list[Encoded]], seed: int, epoch: int) -> list[list[Encoded]]:
