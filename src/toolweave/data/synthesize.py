@@ -34,10 +34,10 @@ from toolweave.types import Episode, Lang, Role, Sample, Step, ToolCall, ToolSpe
 # How many pairs at the end of a list in conversation.yaml and chat.yaml are only for testing.
 _TEST_PAIRS = 5
 _TEST_CHATS = 30
-VISITS_PER_GROUP = 20
+VISITS_PER_GROUP = 22
 # So many of them are trained from the question to the answer; of the others only the first request, where the model
 # decides whether and what to call. That is the harder part, and costs a third.
-_WHOLE_VISITS = 5
+_WHOLE_VISITS = 4
 # First calls are most rows, and a model that only ever learned to call would always call. The other rows count twice,
 # which costs nothing: equal tokens are computed once.
 _WEIGHT_OF_OTHERS = 2
@@ -60,7 +60,7 @@ class Kind(StrEnum):
 
 
 _WHOLE_MIX = {Kind.ONE_CALL: 0.36, Kind.TWO_CALL: 0.32, Kind.FOLLOW_UP: 0.16, Kind.TOOL_ERROR: 0.16}
-_DECISION_MIX = {Kind.ONE_CALL: 0.58, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.05, Kind.MISSING: 0.08, Kind.NO_CALL: 0.22}
+_DECISION_MIX = {Kind.ONE_CALL: 0.58, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.07, Kind.MISSING: 0.08, Kind.NO_CALL: 0.20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +146,13 @@ class Synthesizer:
     def _vary(self, agent: Agent, lang: Lang) -> _Setting:
         rng = self._rng
         tools = rng.sample(agent.tools, k=min(len(agent.tools), rng.choice((2, 3, 3, 4, 4, 5))))
-        if rng.random() < 0.35:
+        if rng.random() < 0.2:
             others = [tool for other in self._catalogue.known(Breadth.ALL) for tool in other.tools]
             names = {tool.name for tool in tools}
             strangers = [tool for tool in rng.sample(others, k=2) if tool.name not in names]
             tools = [*tools, *strangers][-5:]
         rng.shuffle(tools)
-        aliases = {tool.name: _alias(tool.name, rng) for tool in tools if rng.random() < 0.35}
+        aliases = {tool.name: _alias(tool.name, rng) for tool in tools if rng.random() < 0.15}
         return _Setting(agent, tuple(tools), aliases, self._instruction(agent, lang), lang, rng.choice(_DIALECTS))
 
     def _instruction(self, agent: Agent, lang: Lang) -> str | Role:
