@@ -1,0 +1,178 @@
+"""The frame around the views: brand, the agent that is worked on, tabs; and what every view is given.
+
+A view is a module with one function, `build(studio)`. It is called inside the tab that is its own, once for each
+language, and makes its components and their events there. It keeps no state of its own: what a browser works on is in
+`studio.agent`, what lies on the disk is reached by `studio.home(request)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import gradio as gr
+
+from toolweave.agents.spec import LOCAL_USER
+from toolweave.errors import ToolweaveError
+from toolweave.studio.text import say
+from toolweave.studio.views import configure, create, preview, publish
+from toolweave.studio.workspace import Home, Workspace
+from toolweave.types import Lang
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What a view is given.
+
+    `agent` is the drop-down of the header: its value is the key of the current agent, as an input of events a `str`;
+    its `change` event fires when another agent is chosen, and once when the page has loaded. `revision` counts the
+    changes of the current agent's files: add 1 as an output after saving, listen to its `change` to show them.
+    `browser` is kept by the browser and survives a reload: `{"agent": key, "session": id}`.
+    """
+
+    workspace: Workspace
+    lang: Lang
+    blocks: gr.Blocks
+    agent: gr.Dropdown
+    revision: gr.State
+    browser: gr.BrowserState
+
+    def text(self, key: str, **values: object) -> str:
+        """Return a string of the interface by its key, `{file of texts}.{name}`."""
+        return say(key, self.lang, **values)
+
+    def home(self, request: gr.Request) -> Home:
+        """Return the home of the user who asks; take `request: gr.Request` as a parameter of the event's function."""
+        return self.workspace.home(request.username or LOCAL_USER)
+
+
+View = Callable[[Studio], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """A tab by the key of its title, and what builds it."""
+
+    title: str
+    build: View
+
+
+# Beside the preview, and beside the whole of "Build".
+BUILDING = (
+    Tab("shell.create", create.build),
+    Tab("shell.configure", configure.build),
+    Tab("shell.publish", publish.build),
+)
+AREAS: tuple[Tab, ...] = ()
+
+
+def shown(error: ToolweaveError) -> gr.Error:
+    """Return, for `raise`, an error that the user can mend as a message of the page."""
+    return gr.Error(str(error), print_exception=False)
+
+
+def blocks(workspace: Workspace, lang: Lang) -> gr.Blocks:
+    """Return the Studio's page in one language."""
+    with gr.Blocks(title=say("shell.title", lang), analytics_enabled=False, fill_width=True) as page:
+        browser = gr.BrowserState({"agent": "", "session": ""}, storage_key="toolweave-studio", secret="studio")  # noqa: S106  # it holds nothing secret
+        revision = gr.State(0)
+        with gr.Row(elem_id="header", equal_height=True):
+            gr.HTML(_brand(lang), elem_id="brand")
+            agent = gr.Dropdown(
+                label=say("shell.agent", lang), choices=[], interactive=True, elem_id="agent", scale=0, min_width=260
+            )
+            new = gr.Button(say("shell.new", lang), size="sm", scale=0, min_width=80, elem_id="new-agent")
+            delete = gr.Button(say("shell.delete", lang), size="sm", scale=0, min_width=80, elem_id="delete-agent")
+            gr.HTML(_links(lang), elem_id="links")
+        studio = Studio(workspace, lang, page, agent, revision, browser)
+        with gr.Tabs(elem_id="areas"):
+            with gr.Tab(say("shell.build", lang)), gr.Row(elem_id="build"):
+                with gr.Column(scale=5, min_width=340, elem_id="builder"), gr.Tabs(elem_id="building"):
+                    for tab in BUILDING:
+                        with gr.Tab(studio.text(tab.title)):
+                            tab.build(studio)
+                with gr.Column(scale=6, min_width=340, elem_id="preview"):
+                    preview.build(studio)
+            for tab in AREAS:
+                with gr.Tab(studio.text(tab.title)):
+                    tab.build(studio)
+        _connect(studio, new, delete)
+    return page
+
+
+def _connect(studio: Studio, new: gr.Button, delete: gr.Button) -> None:
+    agent, browser = studio.agent, studio.browser
+
+    def chosen(home: Home, wanted: str) -> gr.Dropdown:
+        names = home.agents(studio.lang)
+        choices = [(name or studio.text("shell.untitled"), key) for key, name in names.items()]
+        return gr.Dropdown(choices=choices, value=wanted if wanted in names else next(iter(names)))
+
+    def load(kept: dict[str, str], request: gr.Request) -> gr.Dropdown:
+        return chosen(studio.home(request), (kept or {}).get("agent", ""))
+
+    def keep(key: str, kept: dict[str, str]) -> dict[str, str]:
+        return {**(kept or {}), "agent": key}
+
+    def create_agent(request: gr.Request) -> gr.Dropdown:
+        home = studio.home(request)
+        return chosen(home, home.new_agent(studio.lang))
+
+    def delete_agent(key: str, request: gr.Request) -> gr.Dropdown:
+        home = studio.home(request)
+        home.delete_agent(key)
+        return chosen(home, "")
+
+    def renamed(key: str, request: gr.Request) -> gr.Dropdown:
+        return chosen(studio.home(request), key)
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    studio.blocks.load(load, browser, agent, **quiet)
+    agent.change(keep, [agent, browser], browser, **quiet)
+    studio.revision.change(renamed, agent, agent, **quiet)
+    new.click(create_agent, None, agent, **quiet)
+    delete.click(delete_agent, agent, agent, **quiet, js=_CONFIRM % say("shell.delete_confirm", studio.lang))
+
+
+# Deleting takes a question; Gradio runs the event with what the function returns, and not at all when it throws.
+_CONFIRM = "(key) => { if (!window.confirm(%r)) { throw new Error('kept'); } return key; }"
+
+
+def _brand(lang: Lang) -> str:
+    return (
+        '<div class="brand"><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M4 10h24M4 16h24M4 22h24" /><path '
+        f'd="M10 4v24M16 4v24M22 4v24" /></svg><div><h1>{say("shell.title", lang)}</h1>'
+        f"<p>{say('shell.tagline', lang)}</p></div></div>"
+    )
+
+
+def _links(lang: Lang) -> str:
+    other = Lang.EN if lang is Lang.ZH else Lang.ZH
+    return (
+        f'<nav class="links"><a href="/{other.value}/" hreflang="{other.value}" id="language">'
+        f'{say("shell.other_language", lang)}</a><button type="button" id="theme" '
+        f'aria-label="{say("shell.theme", lang)}" title="{say("shell.theme", lang)}" '
+        "onclick=\"document.body.classList.toggle('dark')\">◐</button></nav>"
+    )
+
+
+def theme() -> gr.themes.Base:
+    """Return the look: no font or file from elsewhere."""
+    sans = [
+        "system-ui",
+        "-apple-system",
+        "Segoe UI",
+        "PingFang SC",
+        "Microsoft YaHei",
+        "Noto Sans CJK SC",
+        "sans-serif",
+    ]
+    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+    return gr.themes.Soft(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=sans, font_mono=mono)
+
+
+def style() -> str:
+    """Return the style sheet of the page."""
+    return (resources.files("toolweave.studio") / "static" / "studio.css").read_text("utf-8")

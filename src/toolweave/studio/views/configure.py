@@ -1,0 +1,15 @@
+"""configure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+if TYPE_CHECKING:
+    from toolweave.studio.shell import Studio
+
+
+def build(studio: Studio) -> None:
+    """Build the view."""
+    gr.Markdown("## " + studio.text("shell.configure"))

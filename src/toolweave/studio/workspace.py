@@ -1,0 +1,252 @@
+"""Where a Studio keeps what it makes, for each user apart, in `{root}/users/{user}/`.
+
+`agents/{agent}/` holds AgentFabric's JSON files, knowledge and avatar; `model_config.json` the models, in
+AgentFabric's form and without keys; `keys.json` the keys by the address they are for, which never leave this process;
+`traces.db` every visit; beside them lie `conversations/`, `uploads/`, `datasets/` and `runs/`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from toolweave.agents.archive import export_agent, import_agent, without_secrets
+from toolweave.agents.spec import LOCAL_USER, AgentSpec, FileKind, load_agent, read_json, write_json
+from toolweave.errors import ToolweaveError
+from toolweave.models.client import ModelClient
+from toolweave.models.presets import Endpoint
+from toolweave.studio.defaults import FIRST_AGENT, blank_agent, default_models, default_tools, first_agent
+from toolweave.studio.local_models import LocalModels, check_local
+from toolweave.traces.recorder import Recorder
+from toolweave.traces.store import TraceStore
+from toolweave.types import Json, Lang
+
+_PART = re.compile(r"[\w-][\w.-]{0,63}")
+_NO_KEY = "EMPTY"
+_SERVED_HERE = "toolweave"
+
+
+class Workspace:
+    """The users' homes under `root`, and the models served for them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.local_models = LocalModels()
+        self._homes: dict[str, Home] = {}
+        self._lock = RLock()
+
+    def home(self, user: str = LOCAL_USER) -> Home:
+        """Return the home of a user, made on the first call. Raises ToolweaveError for a name unfit for a folder."""
+        with self._lock:
+            if user not in self._homes:
+                self._homes[user] = Home(self.root / "users" / part(user), self.local_models)
+            return self._homes[user]
+
+    def close(self) -> None:
+        """Write what is still to be written, and end the model servers."""
+        with self._lock:
+            for home in self._homes.values():
+                home.close()
+            self._homes.clear()
+        self.local_models.close()
+
+
+class Home:
+    """What belongs to one user. Safe to use from several threads."""
+
+    def __init__(self, folder: Path, local_models: LocalModels) -> None:
+        self.folder = folder
+        self.runs = folder / "runs"
+        self.datasets = folder / "datasets"
+        self.uploads = folder / "uploads"
+        self.conversations = folder / "conversations"
+        self._agents = folder / "agents"
+        self._local_models = local_models
+        self._lock = RLock()
+        for made in (self.runs, self.datasets, self.uploads, self.conversations, self._agents):
+            made.mkdir(parents=True, exist_ok=True)
+
+    # --- agents ------------------------------------------------------------------------------
+
+    def agents(self, lang: Lang = Lang.ZH) -> dict[str, str]:
+        """Return the names of the user's agents by key, the newest first; the first agent is made if there is none."""
+        with self._lock:
+            found = [path for path in self._agents.iterdir() if (path / FileKind.BUILDER.file_name).is_file()]
+            if not found:
+                self.save_agent(FIRST_AGENT, AgentSpec(builder=first_agent(lang)))
+                return {FIRST_AGENT: self.agent(FIRST_AGENT).name}
+        found.sort(key=lambda path: path.stat().st_ctime, reverse=True)
+        return {path.name: load_agent(path).name for path in found}
+
+    def agent(self, key: str, lang: Lang = Lang.ZH) -> AgentSpec:
+        """Return an agent, with the user's models and every built-in tool. Raises DataError if there is none."""
+        folder = self.agent_folder(key)
+        spec = load_agent(folder)
+        return replace(spec, models=self.models() | _unknown(spec, self.models()), tool_config=_tools(spec, lang))
+
+    def agent_folder(self, key: str) -> Path:
+        """Return the folder of an agent. Raises ToolweaveError for a key that is not one part of a path."""
+        return self._agents / part(key)
+
+    def new_agent(self, lang: Lang = Lang.ZH) -> str:
+        """Make an agent and return its key."""
+        key = f"agent-{secrets.token_hex(4)}"
+        self.save_agent(key, AgentSpec(builder=blank_agent(lang)))
+        return key
+
+    def save_agent(self, key: str, spec: AgentSpec) -> None:
+        """Write an agent's builder and plugin files; models and tools of the installation are not written into it."""
+        folder = self.agent_folder(key)
+        with self._lock:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / FileKind.BUILDER.file_name, spec.builder)
+            if spec.plugin or (folder / FileKind.PLUGIN.file_name).exists():
+                write_json(folder / FileKind.PLUGIN.file_name, spec.plugin)
+
+    def delete_agent(self, key: str) -> None:
+        """Delete an agent; its visits stay among the traces."""
+        with self._lock:
+            shutil.rmtree(self.agent_folder(key), ignore_errors=True)
+
+    def import_agent(self, archive: Path) -> str:
+        """Unpack an agent's archive and return the new agent's key. Raises DataError."""
+        key = f"agent-{secrets.token_hex(4)}"
+        import_agent(archive, self.agent_folder(key))
+        return key
+
+    def export_agent(self, key: str, target: Path) -> None:
+        """Write an agent's archive, without keys, with the model it uses. Raises DataError."""
+        spec = self.agent(key)
+        used = {key: entry for key, entry in spec.models.items() if key == spec.model}
+        export_agent(replace(spec, models=used), target)
+
+    # --- models ------------------------------------------------------------------------------
+
+    def models(self) -> Json:
+        """Return the user's `model_config`: the defaults, then the user's own entries. It holds no key."""
+        path = self.folder / FileKind.MODELS.file_name
+        return default_models() | (read_json(path) if path.is_file() else {})
+
+    def save_model(self, key: str, entry: Mapping[str, Any], api_key: str = "") -> None:
+        """Add or change a model; its key, if one is given, is kept apart and for this address only.
+
+        Raises ToolweaveError for an entry that names no model, an unknown server, or a folder that is no model.
+        """
+        if not key.strip():
+            raise ToolweaveError("the model has no name in the list", "give it one")
+        entry = dict(entry)
+        if _is_served_here(entry):
+            check_local(str(entry.get("model")))
+        else:
+            ModelClient(entry)
+        path = self.folder / FileKind.MODELS.file_name
+        with self._lock:
+            own = read_json(path) if path.is_file() else {}
+            write_json(path, own | {key: without_secrets(entry)})
+            if api_key:
+                self._keep(Endpoint.of(entry).url, api_key)
+
+    def delete_model(self, key: str) -> None:
+        """Take a model of the user's own off the list; a default one comes back as it was."""
+        path = self.folder / FileKind.MODELS.file_name
+        with self._lock:
+            own = read_json(path) if path.is_file() else {}
+            write_json(path, {name: entry for name, entry in own.items() if name != key})
+
+    def llm(self, key: str, agent: AgentSpec | None = None) -> Json:
+        """Return the llm config of a model with its key, ready for `ModelClient` and `RolePlay`; it streams.
+
+        A model that the Studio serves itself is started, which may take a while. The environment's keys go to the
+        public servers they are for, never to an address that an agent's file names. Raises ToolweaveError.
+        """
+        spec = agent or AgentSpec(models=self.models())
+        llm = {"support_stream": True} | spec.llm(key)
+        if _is_served_here(llm):
+            model = str(llm["model"])
+            if key not in self.models():
+                raise ToolweaveError(f"the model {key!r} came with the agent", "add it to your models first")
+            check_local(model)
+            return llm | {"api_base": self._local_models.api_base(model)}
+        endpoint = Endpoint.of(llm)
+        if stored := self._keys().get(endpoint.url):
+            return llm | {"api_key": stored}
+        own = Endpoint.of({"model_server": llm.get("model_server")})
+        return llm if endpoint.url == own.url else llm | {"api_key": _NO_KEY}
+
+    def must_start(self, key: str) -> bool:
+        """Tell whether a model is one that the Studio serves and has not started yet."""
+        entry = self.models().get(key) or {}
+        return _is_served_here(entry) and not self._local_models.running(str(entry.get("model")))
+
+    # --- keys --------------------------------------------------------------------------------
+
+    def keep_tool_key(self, tool: str, key: str) -> None:
+        """Keep a tool's key apart from the agents; an empty one is forgotten."""
+        self._keep(f"tool:{tool}", key)
+
+    def tool_key(self, tool: str) -> str:
+        """Return the key of a tool, empty if none is kept."""
+        return self._keys().get(f"tool:{tool}", "")
+
+    def has_key(self, llm: Mapping[str, Any]) -> bool:
+        """Tell whether there is a key for the address of an llm config, without saying which."""
+        return Endpoint.of(llm).url in self._keys()
+
+    def _keys(self) -> dict[str, str]:
+        path = self.folder / "keys.json"
+        return {name: str(key) for name, key in read_json(path).items()} if path.is_file() else {}
+
+    def _keep(self, name: str, key: str) -> None:
+        path = self.folder / "keys.json"
+        with self._lock:
+            kept = {**self._keys(), name: key}
+            write_json(path, {name: key for name, key in kept.items() if key}, mode=0o600)
+
+    # --- traces ------------------------------------------------------------------------------
+
+    @cached_property
+    def traces(self) -> TraceStore:
+        """The user's trace store."""
+        return TraceStore(self.folder / "traces.db", create=True)
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        """What writes visits into the trace store."""
+        return Recorder(self.traces)
+
+    def close(self) -> None:
+        """Write what waits and close the trace store."""
+        with self._lock:
+            if "recorder" in vars(self):
+                self.recorder.close()
+            if "traces" in vars(self):
+                self.traces.close()
+
+
+def part(name: str) -> str:
+    """Return a name that may be a folder's. Raises ToolweaveError for any other."""
+    if not _PART.fullmatch(name):
+        raise ToolweaveError(f"{name!r} cannot be part of a path", "use letters, digits, '_', '-' and '.'")
+    return name
+
+
+def _is_served_here(entry: Mapping[str, Any]) -> bool:
+    kind = entry.get("model_server") or entry.get("type")
+    return kind == _SERVED_HERE and not entry.get("api_base")
+
+
+def _unknown(spec: AgentSpec, known: Json) -> Json:
+    """Return the models that an agent brought along and the user does not have."""
+    return {key: entry for key, entry in spec.models.items() if key not in known}
+
+
+def _tools(spec: AgentSpec, lang: Lang) -> Json:
+    known, own = default_tools(lang), spec.tool_config
+    return known | {key: known.get(key, {}) | entry for key, entry in own.items() if isinstance(entry, Mapping)}
