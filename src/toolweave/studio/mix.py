@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+
+import yaml
 
 from toolweave.data.check import CheckReport, check
 from toolweave.data.jsonl import write_jsonl
 from toolweave.data.synthesize import training_groups
+from toolweave.errors import ToolweaveError
 from toolweave.training.recipe import Recipe
 from toolweave.training.sources import gather
 
@@ -58,3 +63,32 @@ def write_practice_visits(folder: Path, visits: int = PRACTICE_VISITS) -> Path:
     if not target.is_file():
         write_jsonl(target, (sample.to_json() for group in training_groups(visits) for sample in group))
     return target
+
+
+class RecipeName(StrEnum):
+    """The recipes to choose from; every choice of each can be changed."""
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    THOROUGH = "thorough"
+
+
+_RECIPES: Mapping[RecipeName, Mapping[str, object]] = {
+    RecipeName.QUICK: {"max_steps": 40, "eval_steps": 20, "save_total_limit": 2},
+    RecipeName.STANDARD: {"save_total_limit": 2},
+    RecipeName.THOROUGH: {"num_train_epochs": 3, "metric_for_best_model": "visits", "save_total_limit": 2},
+}
+
+
+def named_recipe(name: RecipeName, choices: Mapping[str, object], extra: str = "") -> Recipe:
+    """Return a recipe with `choices` on top, and above these `extra`, YAML of one `flag: value` a line.
+
+    Raises ToolweaveError for an unknown flag or a value it does not take.
+    """
+    try:
+        read = yaml.safe_load(extra) or {}
+    except yaml.YAMLError as error:
+        raise ToolweaveError(f"the choices are no YAML: {error}", "write one `flag: value` a line") from error
+    if not isinstance(read, Mapping):
+        raise ToolweaveError("the choices are no YAML mapping", "write one `flag: value` a line")
+    return Recipe.of(**{**_RECIPES[name], **choices, **{str(flag): value for flag, value in read.items()}})

@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from toolweave.agents.spec import read_json, write_json
 from toolweave.errors import DataError, ModelError
-from toolweave.serving.process import run_program
+from toolweave.evals.cases import selection_visits
+from toolweave.evals.score import VisitResult
+from toolweave.evals.visit import run_visit
+from toolweave.serving.process import run_program, serve_model
 from toolweave.studio.lineage import Lineage, lineage_of
 from toolweave.studio.processes import Detached
 from toolweave.training.checkpoint import best_checkpoint
@@ -27,6 +31,7 @@ from toolweave.training.recipe import Recipe, write_config
 from toolweave.types import Json
 
 _ARGS, _LINEAGE, _LOG = "sft_args.json", "lineage.json", "logging.jsonl"
+_SAMPLE_TOKENS = 160
 _SAVED = "stopped after step"  # how the trainer's message begins when it saved and ended
 
 
@@ -155,8 +160,7 @@ class Runs:
         checkpoint = best_checkpoint(self.get(name).folder)
         target = checkpoint.with_name(f"{checkpoint.name}-merged")
         if not (target / "config.json").is_file():
-            command = [sys.executable, "-m", "toolweave", "export", "--ckpt_dir", str(checkpoint)]
-            run_program([*command, "--merge_lora", "true", "--output_dir", str(target)], lambda: False)
+            _merge(checkpoint, target)
         return target
 
     def delete(self, name: str) -> None:
@@ -193,6 +197,27 @@ class Runs:
     @staticmethod
     def _trainer(folder: Path) -> Detached:
         return Detached(folder, "train")
+
+
+def sample_visits(checkpoint: Path, count: int) -> Iterator[VisitResult]:
+    """Serve a checkpoint for the occasion and yield a few visits by it, none of which evaluation counts.
+
+    Raises ServerError when it cannot be merged or served.
+    """
+    with TemporaryDirectory(prefix="toolweave-sample-") as folder:
+        model = str(_merge(checkpoint, Path(folder) / "merged"))
+        with serve_model(model) as url:
+            settings = {"temperature": 0, "max_tokens": _SAMPLE_TOKENS}
+            llm = {"model_server": "openai", "model": model, "api_base": url, "generate_cfg": settings}
+            for visit in selection_visits(count):
+                yield run_visit(visit, llm)
+
+
+def _merge(checkpoint: Path, target: Path) -> Path:
+    """Merge in a process of its own, so that its memory is given back."""
+    command = [sys.executable, "-m", "toolweave", "export", "--ckpt_dir", str(checkpoint), "--merge_lora", "true"]
+    run_program([*command, "--output_dir", str(target)], lambda: False)
+    return target
 
 
 def _command(folder: Path) -> list[str]:

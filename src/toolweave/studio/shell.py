@@ -17,7 +17,7 @@ import gradio as gr
 from toolweave.agents.spec import LOCAL_USER
 from toolweave.errors import ToolweaveError
 from toolweave.studio.text import say
-from toolweave.studio.views import configure, create, preview, publish
+from toolweave.studio.views import compare, configure, create, preview, publish, traces, train
 from toolweave.studio.workspace import Home, Workspace
 from toolweave.types import Lang
 
@@ -65,7 +65,7 @@ BUILDING = (
     Tab("shell.configure", configure.build),
     Tab("shell.publish", publish.build),
 )
-AREAS: tuple[Tab, ...] = ()
+AREAS = (Tab("shell.traces", traces.build), Tab("shell.train", train.build), Tab("shell.compare", compare.build))
 
 
 def shown(error: ToolweaveError) -> gr.Error:
@@ -174,5 +174,6 @@ def theme() -> gr.themes.Base:
 
 
 def style() -> str:
-    """Return the style sheet of the page."""
-    return (resources.files("toolweave.studio") / "static" / "studio.css").read_text("utf-8")
+    """Return the style sheets of the page as one."""
+    files = [path for path in (resources.files("toolweave.studio") / "static").iterdir() if path.name.endswith(".css")]
+    return "\n".join(path.read_text("utf-8") for path in sorted(files, key=lambda path: path.name))
