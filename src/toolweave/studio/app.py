@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 import gradio as gr
 from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse
+from fastapi.responses import RedirectResponse, Response
 
+from toolweave.studio.pretend import PICTURES, picture
 from toolweave.studio.shell import blocks, style, theme
 from toolweave.studio.workspace import Workspace
 from toolweave.types import Lang
@@ -29,6 +30,10 @@ def create_app(workspace: Workspace) -> FastAPI:
     @app.get("/")
     async def index(request: Request) -> RedirectResponse:
         return RedirectResponse(f"/{_language(request).value}/")
+
+    @app.get(PICTURES + "/{seed}.svg")
+    async def simulated_picture(seed: str) -> Response:
+        return Response(picture(seed), media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
 
     for lang in Lang:
         gr.mount_gradio_app(

@@ -7,6 +7,7 @@ language, and makes its components and their events there. It keeps no state of 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -46,6 +47,10 @@ class Studio:
     def home(self, request: gr.Request) -> Home:
         """Return the home of the user who asks; take `request: gr.Request` as a parameter of the event's function."""
         return self.workspace.home(request.username or LOCAL_USER)
+
+    def session(self, kept: dict[str, str] | None, request: gr.Request) -> str:
+        """Return the id of the browser's session, given the value of `browser`; without one, that of the page."""
+        return str((kept or {}).get("session") or request.session_hash)
 
 
 View = Callable[[Studio], None]
@@ -110,8 +115,10 @@ def _connect(studio: Studio, new: gr.Button, delete: gr.Button) -> None:
         choices = [(name or studio.text("shell.untitled"), key) for key, name in names.items()]
         return gr.Dropdown(choices=choices, value=wanted if wanted in names else next(iter(names)))
 
-    def load(kept: dict[str, str], request: gr.Request) -> gr.Dropdown:
-        return chosen(studio.home(request), (kept or {}).get("agent", ""))
+    def load(kept: dict[str, str], request: gr.Request) -> tuple[gr.Dropdown, dict[str, str]]:
+        kept = {"agent": "", "session": "", **(kept or {})}
+        kept["session"] = kept["session"] or secrets.token_hex(8)
+        return chosen(studio.home(request), kept["agent"]), kept
 
     def keep(key: str, kept: dict[str, str]) -> dict[str, str]:
         return {**(kept or {}), "agent": key}
@@ -129,7 +136,7 @@ def _connect(studio: Studio, new: gr.Button, delete: gr.Button) -> None:
         return chosen(studio.home(request), key)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    studio.blocks.load(load, browser, agent, **quiet)
+    studio.blocks.load(load, browser, [agent, browser], **quiet)
     agent.change(keep, [agent, browser], browser, **quiet)
     studio.revision.change(renamed, agent, agent, **quiet)
     new.click(create_agent, None, agent, **quiet)

@@ -22,6 +22,7 @@ from toolweave.agents.spec import LOCAL_USER, AgentSpec, FileKind, load_agent, r
 from toolweave.errors import ToolweaveError
 from toolweave.models.client import ModelClient
 from toolweave.models.presets import Endpoint
+from toolweave.studio.conversation import Conversation
 from toolweave.studio.defaults import FIRST_AGENT, blank_agent, default_models, default_tools, first_agent
 from toolweave.studio.local_models import LocalModels, check_local
 from toolweave.traces.recorder import Recorder
@@ -70,6 +71,7 @@ class Home:
         self._agents = folder / "agents"
         self._local_models = local_models
         self._lock = RLock()
+        self._open: dict[tuple[str, str], Conversation] = {}
         for made in (self.runs, self.datasets, self.uploads, self.conversations, self._agents):
             made.mkdir(parents=True, exist_ok=True)
 
@@ -209,7 +211,7 @@ class Home:
             kept = {**self._keys(), name: key}
             write_json(path, {name: key for name, key in kept.items() if key}, mode=0o600)
 
-    # --- traces ------------------------------------------------------------------------------
+    # --- visits ------------------------------------------------------------------------------
 
     @cached_property
     def traces(self) -> TraceStore:
@@ -220,6 +222,21 @@ class Home:
     def recorder(self) -> Recorder:
         """What writes visits into the trace store."""
         return Recorder(self.traces)
+
+    def conversation(self, agent: str, session: str) -> Conversation:
+        """Return the conversation of a session with an agent. Raises ToolweaveError for a name unfit for a path."""
+        with self._lock:
+            if (agent, session) not in self._open:
+                path = self.conversations / part(agent) / f"{part(session)}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._open[agent, session] = Conversation(path, self.traces)
+            return self._open[agent, session]
+
+    def upload(self, session: str, file: Path) -> Path:
+        """Keep a copy of a file that a user gave to a conversation, and return it."""
+        folder = self.uploads / part(session)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copyfile(file, folder / (re.sub(r"[^\w.-]+", "_", file.name)[-100:] or "file")))
 
     def close(self) -> None:
         """Write what waits and close the trace store."""
