@@ -1,100 +1,46 @@
-"""Two models on the same agent: answering the same question side by side, and on the held-out visits."""
+"""Two models on the held-out visits, judged by the gate; what was begun goes on when nobody watches."""
 
 from __future__ import annotations
 
-import queue
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from toolweave.agents.events import Event, Failed
-from toolweave.agents.role_play import RolePlay
-from toolweave.errors import ToolweaveError
+from toolweave.agents.spec import AgentSpec
+from toolweave.errors import DataError, ToolweaveError
 from toolweave.evals.cache import ReplyCache
-from toolweave.evals.cases import Visit
+from toolweave.evals.cases import Visit, held_out_visits
 from toolweave.evals.gate import Evidence, GateResult, decide, read_rules
 from toolweave.evals.outputs import write_gate
 from toolweave.evals.results import save_results
 from toolweave.evals.score import VisitResult
+from toolweave.evals.targets import AgentSpec as Player
 from toolweave.evals.visit import Plan, run_visits
-from toolweave.types import Lang, Message
+from toolweave.studio.workspace import Home
+from toolweave.types import Lang, Role
 
 _CONCURRENCY = 4
 _MAX_TOKENS = 256
-
-
-@dataclass(slots=True)
-class Side:
-    """What one model has done so far with the question."""
-
-    events: list[Event] = field(default_factory=list)
-    seconds: float = 0.0
-    done: bool = False
-
-    @property
-    def transcript(self) -> str:
-        """What the user has seen."""
-        return "".join(event.visible for event in self.events)
-
-
-def side_by_side(
-    bots: Sequence[RolePlay],
-    query: str,
-    histories: Sequence[Sequence[Message]],
-    lang: Lang,
-    cancel: threading.Event,
-) -> Iterator[tuple[Side, ...]]:
-    """Ask agents the same at the same time, and yield how far each is whenever one of them goes on.
-
-    An agent that fails ends with `Failed`, and the others go on. Closing the iterator, or setting `cancel`, stops all.
-    """
-    sides = tuple(Side() for _ in bots)
-    news: queue.SimpleQueue[tuple[Side, Event | None, float]] = queue.SimpleQueue()
-
-    def play(bot: RolePlay, side: Side, history: Sequence[Message]) -> None:
-        started, failed = time.monotonic(), False
-        try:
-            for event in bot.run_events(query, history=history, lang=lang, cancel=cancel):
-                failed |= isinstance(event, Failed)
-                news.put((side, event, time.monotonic() - started))
-        except ToolweaveError as error:
-            if not failed:
-                news.put((side, Failed(str(error)), time.monotonic() - started))
-        finally:
-            news.put((side, None, time.monotonic() - started))
-
-    threads = [
-        threading.Thread(target=play, args=each, daemon=True) for each in zip(bots, sides, histories, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        while not all(side.done for side in sides):
-            side, event, side.seconds = news.get()
-            side.done = event is None
-            if event is not None:
-                side.events.append(event)
-            yield sides
-    finally:
-        cancel.set()
+LLM = Callable[[], Mapping[str, Any]]
+"""Gets a model ready, which may take a while, and returns its llm config."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What is compared: the llm configs of two models, on visits; `folder` takes the results and the report."""
+    """What is compared: two models on visits; `folder` takes the results and the report."""
 
-    base: Mapping[str, Any]
-    tuned: Mapping[str, Any]
+    base: LLM
+    tuned: LLM
     visits: Sequence[Visit]
     folder: Path
     lang: Lang = Lang.ZH
 
 
 class HeldOut:
-    """A comparison on held-out visits, run in a thread so that it goes on when nobody watches.
+    """A comparison in a thread of its own.
 
     `base` and `tuned` grow as visits end; then there is a `result`, or an `error`. Replies are kept on disk: what was
     asked once is not asked again.
@@ -137,11 +83,14 @@ class HeldOut:
         contest = self.contest
         try:
             with ReplyCache(contest.folder / "replies.db") as cache:
-                for llm, results in ((contest.base, self.base), (contest.tuned, self.tuned)):
+                for prepare, results in ((contest.base, self.base), (contest.tuned, self.tuned)):
+                    llm = prepare()
                     settings = {**(llm.get("generate_cfg") or {}), "temperature": 0, "max_tokens": _MAX_TOKENS}
-                    plan = Plan(concurrency=_CONCURRENCY)
                     greedy = {**llm, "generate_cfg": settings}
-                    run_visits(contest.visits, greedy, plan=plan, cache=cache, done=results.append)
+                    # The port of a server changes, the model does not.
+                    name = f"{llm.get('model_server')} {llm['model']}"
+                    plan = Plan(concurrency=_CONCURRENCY)
+                    run_visits(contest.visits, greedy, plan=plan, model_id=name, cache=cache, done=results.append)
             evidence = Evidence(self.base, self.tuned)
             save_results(contest.folder / "base.jsonl", self.base)
             save_results(contest.folder / "tuned.jsonl", self.tuned)
@@ -150,3 +99,35 @@ class HeldOut:
             self.result = result
         except (ToolweaveError, OSError) as error:
             self.error = str(error)
+
+
+def visits_for(count: int, agent: AgentSpec | None = None) -> list[Visit]:
+    """Return about `count` held-out visits; with an agent, those of its language, asked of it.
+
+    Raises DataError when there are none.
+    """
+    visits = held_out_visits(None if agent else count)
+    if agent is not None:
+        role: Role = {"name": agent.name, "description": agent.description, "instruction": agent.instruction}
+        played = Player(role, agent.lang).play(visits)
+        visits = played[:: max(1, len(played) // max(1, count))][:count]
+    if not visits:
+        raise DataError("there is no held-out visit to run", "ask for at least one")
+    return visits
+
+
+_latest: WeakKeyDictionary[Home, HeldOut] = WeakKeyDictionary()
+
+
+def begin(home: Home, contest: Contest) -> HeldOut:
+    """Begin a comparison for a user. Raises DataError while another one is at it."""
+    last = _latest.get(home)
+    if last is not None and last.running:
+        raise DataError("another evaluation is still running", "wait for its end")
+    _latest[home] = HeldOut(contest)
+    return _latest[home]
+
+
+def latest(home: Home) -> HeldOut | None:
+    """Return the user's last comparison since the Studio was started."""
+    return _latest.get(home)

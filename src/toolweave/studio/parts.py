@@ -27,4 +27,4 @@ def shown(error: ToolweaveError) -> gr.Error:
 
 def note(text: str, kind: str = "") -> str:
     """Return a line of HTML; `kind` colours it: pass, fail, undecided."""
-    return f'<p class="note {kind}">{escape(text)}</p>'
+    return f'<p class="notice {kind}">{escape(text)}</p>'

@@ -31,7 +31,7 @@ def run_label(run: Run, text: Text) -> str:
 def progress_html(run: Run, text: Text) -> str:
     """Return how far a run is."""
     share = 100 * run.step / run.total if run.total else 0
-    chip = f'<span class="chip {run.status}">{_MARKS[run.status]} {text(f"train.status_{run.status}")}</span>'
+    chip = f'<span class="badge {run.status}">{_MARKS[run.status]} {text(f"train.status_{run.status}")}</span>'
     head = f'<div class="visit-head">{chip} <b>{escape(run.name)}</b></div>'
     bar = (
         f'<div class="bar" role="progressbar" aria-label="{text("train.step")}" aria-valuemin="0" aria-valuemax="100" '
@@ -46,8 +46,8 @@ def progress_html(run: Run, text: Text) -> str:
     facts["train.left"] = _minutes(run.seconds_left, text) if run.seconds_left is not None else ""
     facts["train.checkpoints"] = ", ".join(map(str, run.checkpoint_steps[-4:]))
     cells = "".join(f"<div><dt>{text(key)}</dt><dd>{value}</dd></div>" for key, value in facts.items() if value)
-    wait = f'<p class="note">{text("train.preparing")}</p>' if run.status is RunStatus.RUNNING and not run.log else ""
-    failed = f'<p class="note fail">{escape(run.message)}</p>' if run.message else ""
+    wait = f'<p class="notice">{text("train.preparing")}</p>' if run.status is RunStatus.RUNNING and not run.log else ""
+    failed = f'<p class="notice fail">{escape(run.message)}</p>' if run.message else ""
     return f'<div class="run">{head}{bar}<dl class="facts">{cells}</dl>{wait}{failed}</div>'
 
 

@@ -55,7 +55,7 @@ def counts_html(counts: Counts, text: Text) -> str:
     of = counts.by_verdict
     ready = of.get(Verdict.ACCEPTED, 0) + of.get(Verdict.CORRECTED, 0)
     chips = "".join(
-        f'<span class="chip {verdict}">{_MARKS[verdict]} {of.get(verdict, 0)} {text(f"traces.{verdict}")}</span>'
+        f'<span class="badge {verdict}">{_MARKS[verdict]} {of.get(verdict, 0)} {text(f"traces.{verdict}")}</span>'
         for verdict in Verdict
     )
     total = escape(text("traces.counts", visits=counts.visits, traces=counts.traces))
@@ -77,7 +77,7 @@ def visit_html(visit: Visit, current: str, text: Text) -> str:
         parts.append(_reply(case, case.trace.id == current, text))
         if case.outcome is not None:
             simulated = case.outcome.startswith(LABEL.strip())
-            badge = f' <span class="chip">{text("traces.simulated")}</span>' if simulated else ""
+            badge = f' <span class="badge">{text("traces.simulated")}</span>' if simulated else ""
             told = escape(case.outcome.removeprefix(LABEL))
             parts.append(f'<li class="observed"><b>{text("traces.observed")}</b>{badge}<pre>{told}</pre></li>')
     return f'{parts[0]}<ol class="timeline">{"".join(parts[1:])}</ol>'
@@ -144,7 +144,7 @@ def _reply(case: Case, current: bool, text: Text) -> str:
     verdict = text(f"traces.{review.verdict}")
     if review.reviewer:
         verdict = text("traces.by", verdict=verdict, reviewer=review.reviewer)
-    chip = f'<span class="chip {review.verdict}">{_MARKS[review.verdict]} {escape(verdict)}</span>'
+    chip = f'<span class="badge {review.verdict}">{_MARKS[review.verdict]} {escape(verdict)}</span>'
     head = f"<b>{text('traces.reply')}</b> {chip} <span class='muted'>{escape(' · '.join(_some(facts)))}</span>"
     mark = ' aria-current="true"' if current else ""
     return f'<li class="reply" id="{escape(trace.id)}"{mark}>{head}<pre>{escape(said)}</pre>{"".join(notes)}</li>'

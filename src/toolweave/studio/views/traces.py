@@ -241,7 +241,7 @@ class _View:
         told = "".join(
             f"<br>{line}" for line in (tools, f"{self.text('traces.left_out')}: {left}" if left else "") if line
         )
-        return f'<p class="note">{escape(first)}{told}</p>'
+        return f'<p class="notice">{escape(first)}{told}</p>'
 
     def _nothing(self, *, any_at_all: bool) -> str:
         if any_at_all:
