@@ -1,4 +1,4 @@
-"""A model server that plays a weather painter and a builder, word by word, in the words of AgentFabric's v06 dialect."""
+"""A model server that plays a weather painter and a builder, piece by piece, in AgentFabric's v06 dialect."""
 
 from __future__ import annotations
 

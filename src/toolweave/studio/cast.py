@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from toolweave.agents import RolePlay
 from toolweave.agents.spec import AgentSpec
 from toolweave.knowledge import Knowledge
+from toolweave.studio.plugins import mcp_tools, plugin_with_key
 from toolweave.studio.pretend import is_simulated, key_option, lacks_key, pretend
 from toolweave.studio.workspace import Home
 from toolweave.tools.base import BaseTool
@@ -26,34 +26,39 @@ class Cast:
     simulated: frozenset[str]
 
 
-def cast(home: Home, spec: AgentSpec, source: str, *, model: str = "", simulate_all: bool = False) -> Cast:
-    """Return the agent, asking `model` of the user's models (its own if empty).
+def cast(home: Home, agent: str, source: str, *, model: str = "", simulate_all: bool = False) -> Cast:
+    """Return an agent of the user, asking `model` of the user's models (its own if empty).
 
     Every exchange is recorded in the user's traces under `source`. Tools that lack a key are simulated, all of them
     with `simulate_all`. A model that the Studio serves is started first. Raises ToolweaveError.
     """
-    tools = [pretend(tool, spec.lang) if simulate_all or lacks_key(tool) else tool for tool in _tools(home, spec)]
+    spec = home.agent(agent)
+    tools = [
+        pretend(tool, spec.lang) if simulate_all or lacks_key(tool) else tool for tool in agent_tools(home, agent, spec)
+    ]
     bare = replace(spec, builder={**spec.builder, "tools": {}}, tool_config={}, plugin={})
-    agent = bare.role_play(home.llm(model or spec.model, spec), function_list=tools, knowledge=_knowledge(spec))
+    documents = Knowledge(spec.knowledge_files())
+    role = bare.role_play(home.llm(model or spec.model, spec), function_list=tools, knowledge=documents)
     # The dialect may have to be asked for, which the model that records cannot.
-    _ = agent.dialect
-    agent.llm = RecordingModel(agent.llm, home.recorder, source)
-    return Cast(agent, spec.lang, frozenset(tool.name for tool in tools if is_simulated(tool)))
+    _ = role.dialect
+    role.llm = RecordingModel(role.llm, home.recorder, source)
+    return Cast(role, spec.lang, frozenset(tool.name for tool in tools if is_simulated(tool)))
 
 
-def _tools(home: Home, spec: AgentSpec) -> Sequence[BaseTool]:
-    """Make the agent's tools; the keys that the user gave go in only here."""
+def agent_tools(home: Home, agent: str, spec: AgentSpec) -> list[BaseTool]:
+    """Make the tools of an agent, as they really are; the keys that the user gave go in only here.
+
+    Raises ToolweaveError for an MCP server that cannot be reached.
+    """
     own: Json = dict(spec.builder.get("tools") or {})
     for name, entry in own.items():
         option = key_option(TOOL_REGISTRY[name]) if name in TOOL_REGISTRY else ""
         # A key goes to the public service, not to an address that the agent's file names.
-        if option and isinstance(entry, dict) and not entry.get("base_url") and (key := home.tool_key(name)):
+        if option and isinstance(entry, dict) and not entry.get("base_url") and (key := home.key(f"tool:{name}")):
             own[name] = {**entry, option: key}
+    keyed = plugin_with_key(home, agent, replace(spec, builder={**spec.builder, "tools": own}))
     with warnings.catch_warnings():
         # What cannot be used is told by the form.
         warnings.simplefilter("ignore")
-        return replace(spec, builder={**spec.builder, "tools": own}).function_list()
-
-
-def _knowledge(spec: AgentSpec) -> Knowledge:
-    return Knowledge(spec.knowledge_files())
+        made = keyed.function_list()
+    return [*made, *mcp_tools(home, spec)]

@@ -81,13 +81,12 @@ def shown(error: ToolweaveError) -> gr.Error:
 def blocks(workspace: Workspace, lang: Lang) -> gr.Blocks:
     """Return the Studio's page in one language."""
     with gr.Blocks(title=say("shell.title", lang), analytics_enabled=False, fill_width=True) as page:
-        browser = gr.BrowserState({"agent": "", "session": ""}, storage_key="toolweave-studio", secret="studio")  # noqa: S106  # it holds nothing secret
+        kept = {"agent": "", "session": ""}
+        browser = gr.BrowserState(kept, storage_key="toolweave-studio", secret="-")  # noqa: S106  # nothing in it is
         revision = gr.State(0)
         with gr.Row(elem_id="header", equal_height=True):
             gr.HTML(_brand(lang), elem_id="brand")
-            agent = gr.Dropdown(
-                label=say("shell.agent", lang), choices=[], interactive=True, elem_id="agent", scale=0, min_width=260
-            )
+            agent = gr.Dropdown([], label=say("shell.agent", lang), show_label=False, container=False, elem_id="agent")
             new = gr.Button(say("shell.new", lang), size="sm", scale=0, min_width=80, elem_id="new-agent")
             delete = gr.Button(say("shell.delete", lang), size="sm", scale=0, min_width=80, elem_id="delete-agent")
             gr.HTML(_links(lang), elem_id="links")
@@ -166,18 +165,40 @@ def _links(lang: Lang) -> str:
 
 
 def theme() -> gr.themes.Base:
-    """Return the look: no font or file from elsewhere."""
-    sans = [
-        "system-ui",
-        "-apple-system",
-        "Segoe UI",
-        "PingFang SC",
-        "Microsoft YaHei",
-        "Noto Sans CJK SC",
-        "sans-serif",
-    ]
+    """Return the look: no font or file from elsewhere, and colours that can be read."""
+    sans = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "sans-serif"]
     mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
-    return gr.themes.Soft(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=sans, font_mono=mono)
+    return gr.themes.Base(
+        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="lg", font=sans, font_mono=mono
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_border_width="1px",
+        block_shadow="none",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        block_title_text_weight="600",
+        input_background_fill="white",
+        input_background_fill_dark="*neutral_900",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        checkbox_background_color_selected="*primary_700",
+        checkbox_background_color_selected_dark="*primary_600",
+        color_accent="*primary_700",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
+    )
 
 
 def style() -> str:

@@ -33,7 +33,7 @@ def status(home: Home, spec: AgentSpec, lang: Lang, *, simulate_all: bool = Fals
 
 def _lacks_key(home: Home, tool: str) -> bool:
     name = key_name(TOOL_REGISTRY[tool])
-    return bool(name) and not os.environ.get(name) and not home.tool_key(tool)
+    return bool(name) and not os.environ.get(name) and not home.key(f"tool:{tool}")
 
 
 def _local_note() -> str:

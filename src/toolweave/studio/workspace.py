@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ from toolweave.models.presets import Endpoint
 from toolweave.studio.conversation import Conversation
 from toolweave.studio.defaults import FIRST_AGENT, blank_agent, default_models, default_tools, first_agent
 from toolweave.studio.local_models import LocalModels, check_local
+from toolweave.tools.base import BaseTool
+from toolweave.tools.mcp import Http, McpServer
 from toolweave.traces.recorder import Recorder
 from toolweave.traces.store import TraceStore
 from toolweave.types import Json, Lang
@@ -71,6 +74,8 @@ class Home:
         self._agents = folder / "agents"
         self._local_models = local_models
         self._lock = RLock()
+        self._connections = ExitStack()
+        self._mcp: dict[str, tuple[Http, McpServer]] = {}
         self._open: dict[tuple[str, str], Conversation] = {}
         for made in (self.runs, self.datasets, self.uploads, self.conversations, self._agents):
             made.mkdir(parents=True, exist_ok=True)
@@ -78,14 +83,14 @@ class Home:
     # --- agents ------------------------------------------------------------------------------
 
     def agents(self, lang: Lang = Lang.ZH) -> dict[str, str]:
-        """Return the names of the user's agents by key, the newest first; the first agent is made if there is none."""
+        """Return the names of the user's agents by key, by name; the first agent is made if there is none."""
         with self._lock:
             found = [path for path in self._agents.iterdir() if (path / FileKind.BUILDER.file_name).is_file()]
             if not found:
                 self.save_agent(FIRST_AGENT, AgentSpec(builder=first_agent(lang)))
                 return {FIRST_AGENT: self.agent(FIRST_AGENT).name}
-        found.sort(key=lambda path: path.stat().st_ctime, reverse=True)
-        return {path.name: load_agent(path).name for path in found}
+        named = ((path.name, load_agent(path).name) for path in found)
+        return dict(sorted(named, key=lambda item: item[1]))
 
     def agent(self, key: str, lang: Lang = Lang.ZH) -> AgentSpec:
         """Return an agent, with the user's models and every built-in tool. Raises DataError if there is none."""
@@ -153,7 +158,7 @@ class Home:
             own = read_json(path) if path.is_file() else {}
             write_json(path, own | {key: without_secrets(entry)})
             if api_key:
-                self._keep(Endpoint.of(entry).url, api_key)
+                self.keep_key(Endpoint.of(entry).url, api_key)
 
     def delete_model(self, key: str) -> None:
         """Take a model of the user's own off the list; a default one comes back as it was."""
@@ -187,15 +192,32 @@ class Home:
         entry = self.models().get(key) or {}
         return _is_served_here(entry) and not self._local_models.running(str(entry.get("model")))
 
+    def can_build(self, key: str) -> bool:
+        """Tell whether a model may be able to configure agents: any but those served here, if there is a key for it."""
+        entry = self.models().get(key) or {}
+        if _is_served_here(entry):
+            return False
+        try:
+            endpoint = Endpoint.of(entry)
+            if not self.has_key(entry):
+                endpoint.check_key()
+        except ToolweaveError:
+            return False
+        # A default entry for a server on this machine says nothing about there being one.
+        return endpoint.preset.needs_key or key not in default_models()
+
     # --- keys --------------------------------------------------------------------------------
 
-    def keep_tool_key(self, tool: str, key: str) -> None:
-        """Keep a tool's key apart from the agents; an empty one is forgotten."""
-        self._keep(f"tool:{tool}", key)
+    def keep_key(self, name: str, key: str) -> None:
+        """Keep a key apart from the agents, such as `tool:amap_weather`; an empty one is forgotten."""
+        path = self.folder / "keys.json"
+        with self._lock:
+            kept = {**self._keys(), name: key}
+            write_json(path, {name: key for name, key in kept.items() if key}, mode=0o600)
 
-    def tool_key(self, tool: str) -> str:
-        """Return the key of a tool, empty if none is kept."""
-        return self._keys().get(f"tool:{tool}", "")
+    def key(self, name: str) -> str:
+        """Return a key, empty if none is kept."""
+        return self._keys().get(name, "")
 
     def has_key(self, llm: Mapping[str, Any]) -> bool:
         """Tell whether there is a key for the address of an llm config, without saying which."""
@@ -204,12 +226,6 @@ class Home:
     def _keys(self) -> dict[str, str]:
         path = self.folder / "keys.json"
         return {name: str(key) for name, key in read_json(path).items()} if path.is_file() else {}
-
-    def _keep(self, name: str, key: str) -> None:
-        path = self.folder / "keys.json"
-        with self._lock:
-            kept = {**self._keys(), name: key}
-            write_json(path, {name: key for name, key in kept.items() if key}, mode=0o600)
 
     # --- visits ------------------------------------------------------------------------------
 
@@ -236,15 +252,30 @@ class Home:
         """Keep a copy of a file that a user gave to a conversation, and return it."""
         folder = self.uploads / part(session)
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.copyfile(file, folder / (re.sub(r"[^\w.-]+", "_", file.name)[-100:] or "file")))
+        return Path(shutil.copyfile(file, folder / file_name(file.name)))
+
+    def mcp_tools(self, name: str, server: Http) -> Sequence[BaseTool]:
+        """Return the tools of an MCP server, connected on the first call. Raises ToolweaveError."""
+        with self._lock:
+            known = self._mcp.get(name)
+            if known is None or known[0] != server:
+                connected = self._connections.enter_context(McpServer(server, prefix=f"{name}_"))
+                known = self._mcp[name] = (server, connected)
+            return known[1].tools
 
     def close(self) -> None:
         """Write what waits and close the trace store."""
         with self._lock:
+            self._connections.close()
             if "recorder" in vars(self):
                 self.recorder.close()
             if "traces" in vars(self):
                 self.traces.close()
+
+
+def file_name(name: str) -> str:
+    """Return a name of an upload that is a plain file's."""
+    return re.sub(r"[^\w.-]+", "_", Path(name).name).lstrip(".")[-100:] or "file"
 
 
 def part(name: str) -> str:

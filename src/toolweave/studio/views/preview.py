@@ -14,6 +14,7 @@ from toolweave.errors import ToolweaveError
 from toolweave.studio.cast import cast
 from toolweave.studio.changes import changed_fields
 from toolweave.studio.conversation import Conversation
+from toolweave.studio.form import avatar_file
 from toolweave.studio.status import status
 from toolweave.studio.transcript import transcript
 from toolweave.traces.trace import FeedbackKind
@@ -83,8 +84,7 @@ def _connect(
     ) -> Shown:
         home = studio.home(request)
         try:
-            spec = home.agent(agent, studio.lang)
-            talk.ask(query, lambda source: cast(home, spec, source, simulate_all=pretend), files)
+            talk.ask(query, lambda source: cast(home, agent, source, simulate_all=pretend), files)
         except ToolweaveError as error:
             raise gr.Error(str(error), print_exception=False) from error
         async for shown in follow(talk, emptied=True):
@@ -99,24 +99,18 @@ def _connect(
         async for shown in ask(talk, agent, message["text"], files, pretend, request):
             yield shown
 
-    async def suggested(
-        agent: str, kept: Kept, pretend: bool, request: gr.Request, data: gr.SelectData
-    ) -> Shown:
+    async def suggested(agent: str, kept: Kept, pretend: bool, request: gr.Request, data: gr.SelectData) -> Shown:
         async for shown in send({"text": data.value["text"], "files": []}, agent, kept, pretend, request):
             yield shown
 
-    async def again(
-        agent: str, kept: Kept, pretend: bool, request: gr.Request, data: gr.RetryData
-    ) -> Shown:
+    async def again(agent: str, kept: Kept, pretend: bool, request: gr.Request, data: gr.RetryData) -> Shown:
         talk = conversation(agent, kept, request)
         owners = transcript(talk.turns, studio.lang).turns
         gone = talk.rewind(owners[min(int(data.index), len(owners) - 1)])  # type: ignore[arg-type]  # a list of messages has plain indices
         async for shown in ask(talk, agent, gone.query, gone.files, pretend, request):
             yield shown
 
-    async def edited(
-        agent: str, kept: Kept, pretend: bool, request: gr.Request, data: gr.EditData
-    ) -> Shown:
+    async def edited(agent: str, kept: Kept, pretend: bool, request: gr.Request, data: gr.EditData) -> Shown:
         talk = conversation(agent, kept, request)
         gone = talk.rewind(transcript(talk.turns, studio.lang).turns[int(data.index)])  # type: ignore[arg-type]  # as above
         async for shown in ask(talk, agent, str(data.value), gone.files, pretend, request):
@@ -139,7 +133,9 @@ def _connect(
             return gr.skip(), gr.skip(), gr.skip()
         home = studio.home(request)
         spec = home.agent(agent, studio.lang)
-        chatbot = gr.Chatbot(placeholder=_cover(spec), examples=[{"text": text} for text in spec.suggestions[:4]])
+        chatbot = gr.Chatbot(
+            placeholder=_cover(agent, spec), examples=[{"text": text} for text in spec.suggestions[:4]]
+        )
         return status(home, spec, studio.lang, simulate_all=pretend), chatbot, spec.builder
 
     def tell(agent: str, before: Json, request: gr.Request) -> None:
@@ -199,6 +195,11 @@ def _connect_feedback(
     keep.click(correct, [*where, rated, wanted], [correction, wanted], **quiet)
 
 
-def _cover(spec: AgentSpec) -> str:
+def _cover(agent: str, spec: AgentSpec) -> str:
+    """Return what an empty chat shows."""
     name = escape(spec.name)
-    return f'<div class="cover"><div class="face">{name[:1]}</div><h2>{name}</h2><p>{escape(spec.description)}</p><p>{escape(spec.prologue)}</p></div>'
+    face = f'<div class="face">{name[:1]}</div>'
+    if avatar_file(spec) is not None:
+        face = f'<img src="/agents/{agent}/avatar" alt="">'
+    said = "".join(f"<p>{escape(text)}</p>" for text in (spec.description, spec.prologue) if text)
+    return f'<div class="cover">{face}<h2>{name}</h2>{said}</div>'
