@@ -66,7 +66,7 @@ def studio(tmp_path: Path, bpe_model_dir: Path) -> Iterator[SimpleNamespace]:
     for run in Runs(home.runs).all():
         Runs(home.runs).stop(run.name)
     server.terminate()
-    server.wait(60)
+    server.wait(SLOW / 1000)
     workspace.close()
 
 
@@ -110,7 +110,7 @@ def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace
     assert store.trace(called).review.verdict is Verdict.ACCEPTED
     page.locator(f"#traces-timeline #{answered}[aria-current]").wait_for()
     assert "contradiction" in page.locator(f"#traces-timeline #{answered} .flag").first.inner_text()
-    page.locator("#traces-tokens button").click()
+    page.locator("#traces-tokens .label-wrap").click()
     page.locator("#traces-tokens mark.stop").first.wait_for()
     assert "无法获取实时天气数据" in page.locator("#traces-tokens pre mark").first.inner_text()
     page.locator("body").press("e")
@@ -129,7 +129,7 @@ def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace
     assert chosen.count() == 1
     assert page.evaluate("window.hacked") is None
     assert page.locator("#traces-counts .ready").inner_text() == "2"
-    page.locator("#traces-export > button").click()
+    page.locator("#traces-export .label-wrap").click()
     page.get_by_role("button", name="Export", exact=True).click()
     page.locator("#traces-report").get_by_text("2 rows").wait_for()
     rows = list(read_samples(home.datasets / "addition.jsonl"))
@@ -139,7 +139,7 @@ def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace
     tab(page, "Train")
     page.locator("#train-data").get_by_text("addition.jsonl").wait_for()
     choose(page, "#train-base", str(bpe_model_dir))
-    page.locator("#train-advanced > button").click()
+    page.locator("#train-advanced .label-wrap").click()
     page.locator("#train-extra textarea").fill("max_steps: 4\nbatch_size: 1\ngradient_accumulation_steps: 1\n")
     page.locator("#train-look").click()
     page.locator("#train-mix").get_by_text("2 samples to learn from").wait_for()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Lock
 
 from toolweave.studio.runs import Runs
 from toolweave.studio.workspace import Home
+
+
+_merging = Lock()  # both sides of a comparison may want the same model
 
 
 def listed(home: Home, run: str) -> str:
@@ -13,7 +17,8 @@ def listed(home: Home, run: str) -> str:
 
     Raises ToolweaveError when there is no checkpoint, or the merge fails.
     """
-    merged = Runs(home.runs).merged(run)
+    with _merging:
+        merged = Runs(home.runs).merged(run)
     key = f"{run.replace('/', '-')}-{merged.name.removesuffix('-merged')}"
     home.save_model(key, {"type": "toolweave", "model": str(merged.resolve())})
     return key

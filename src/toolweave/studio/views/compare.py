@@ -113,11 +113,10 @@ class _View:
         try:
             if not left or not right:
                 raise ToolweaveError(self.text("compare.choose"))
-            spec = home.agent(agent, self.studio.lang)
             for talk, choice in zip(talks, (left, right), strict=True):
 
                 def make(source: str, choice: str = choice) -> Cast:
-                    return cast(home, spec, source, model=_ready(home, choice), simulate_all=simulate)
+                    return cast(home, agent, source, model=_ready(home, choice), simulate_all=simulate)
 
                 talk.ask(query.strip(), make)
         except ToolweaveError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -133,13 +134,11 @@ class _View:
         store, wanted = self._store(request), _filter(*fields)
         counts = store.counts(wanted)
         traces = _replies(store, wanted, limit)
-        ids = [trace.id for trace in traces]
-        chosen = current if current in ids else (ids[0] if ids else None)
         choices = [(list_label(trace, self.text), trace.id) for trace in traces]
         told = "" if traces else self._nothing(any_at_all=wanted != Filter())
         return [
             counts_html(counts, self.text),
-            gr.Radio(choices=choices, value=chosen, visible=bool(traces)),
+            gr.Radio(choices=choices, value=_chosen(current, traces), visible=bool(traces)),
             told,
             gr.Button(visible=counts.visits > limit),
             gr.Column(visible=bool(traces)),
@@ -231,7 +230,8 @@ class _View:
 
     def _after(self, current: str | None, limit: int, fields: Any, request: gr.Request) -> list[Any]:
         listed = self.listed(current, limit, request, *fields)
-        trace = self._trace(listed[1].value, request)
+        shown_now = _chosen(current, _replies(self._store(request), _filter(*fields), limit))
+        trace = self._trace(shown_now, request)
         timeline = visit_html(self._store(request).visit(trace.visit), trace.id, self.text) if trace else ""
         return [*listed, gr.Group(visible=False), timeline]
 
@@ -269,6 +269,12 @@ def _replies(store: TraceStore, wanted: Filter, limit: int) -> list[Trace]:
     """Return the replies of a filter, those of one visit in order, the newest visit first."""
     of_filter = set(store.ids(wanted))
     return [trace for visit in store.visits(wanted, limit) for trace in visit.traces if trace.id in of_filter]
+
+
+def _chosen(current: str | None, traces: Sequence[Trace]) -> str | None:
+    """Return the reply that stays chosen among those that are listed, else the first."""
+    ids = [trace.id for trace in traces]
+    return current if current in ids else next(iter(ids), None)
 
 
 def _reviewer(request: gr.Request) -> str:
