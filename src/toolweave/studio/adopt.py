@@ -8,7 +8,6 @@ from threading import Lock
 from toolweave.studio.runs import Runs
 from toolweave.studio.workspace import Home
 
-
 _merging = Lock()  # both sides of a comparison may want the same model
 
 
