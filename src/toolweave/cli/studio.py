@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from toolweave.errors import ToolweaveError
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -20,23 +22,39 @@ def studio(
     workspace: Annotated[
         Path, typer.Option("--workspace", envvar="DEFAULT_AGENT_DIR", help="Folder of agents, traces and runs.")
     ] = Path("studio"),
+    auth: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--auth", envvar="TOOLWEAVE_STUDIO_AUTH", help="User who may sign in, as name:password; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Open the Studio: build agents, try them, review their visits, train and compare models.
 
-    Example: toolweave studio --port 7860
+    Example: toolweave studio --port 7860 --auth ann:secret
     """
     try:
-        from toolweave.studio.app import create_app
-    except ModuleNotFoundError as error:
-        from toolweave.errors import ToolweaveError
-
-        raise ToolweaveError(f"the Studio needs {error.name}", "pip install 'toolweave[studio]'") from None
+        import gradio  # noqa: F401
+    except ModuleNotFoundError:
+        raise ToolweaveError("the Studio needs the extra `studio`", "pip install 'toolweave[studio]'") from None
     import uvicorn
 
+    from toolweave.studio.app import create_app
+    from toolweave.studio.guard import Users
     from toolweave.studio.workspace import Workspace
 
-    typer.echo(f"Studio: http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/")  # noqa: S104
-    uvicorn.run(create_app(Workspace(workspace)), host=host, port=port, log_level="warning")
+    local = host in _LOOPBACK
+    if not local and not auth:
+        typer.echo(
+            f"warning: anybody who reaches {host}:{port} can use this Studio and its keys; "
+            "--auth name:password asks who they are",
+            err=True,
+        )
+    # A page of another site may have a name of its own that leads here.
+    hosts = _LOOPBACK if local else ()
+    app = create_app(Workspace(workspace), Users.read(auth or []), hosts)
+    typer.echo(f"Studio: http://{host if local else '127.0.0.1'}:{port}/")
+    uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
 def register(app: typer.Typer) -> None:

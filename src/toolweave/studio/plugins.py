@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import httpx
+
 from toolweave.agents.spec import AgentSpec
 from toolweave.errors import DataError, ToolError, ToolweaveError
 from toolweave.studio.workspace import Home
@@ -20,12 +22,16 @@ MCP = "mcp"
 """Where `builder_config` keeps an agent's MCP servers, as the usual `{"mcpServers": …}`."""
 
 
-def fetch_document(url: str) -> str:
-    """Return the OpenAPI document at a URL. Raises ToolweaveError, for addresses that must not be reached too."""
-    answer = send("GET", url.strip())
+def fetch(url: str) -> bytes:
+    """Return what is at a URL. Raises ToolweaveError, also for an address that must not be reached."""
+    try:
+        answer = send("GET", url.strip())
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        # httpx's texts hold the URL, and that may hold a key.
+        raise DataError(f"the address cannot be reached: {type(error).__name__}", "check it") from None
     if answer.status >= 400:
-        raise DataError(f"{url} answered HTTP {answer.status}", "check the address")
-    return answer.content.decode("utf-8", "replace")
+        raise DataError(f"the address answered HTTP {answer.status}", "check it")
+    return answer.content
 
 
 def save_plugin(home: Home, agent: str, schema: str, key: str, kind: str) -> Imported:

@@ -46,11 +46,24 @@ class Studio:
 
     def home(self, request: gr.Request) -> Home:
         """Return the home of the user who asks; take `request: gr.Request` as a parameter of the event's function."""
-        return self.workspace.home(request.username or LOCAL_USER)
+        user = request.username or LOCAL_USER
+        return self.workspace.visitor(user.removeprefix(VISITOR))[0] if _visits(user) else self.workspace.home(user)
+
+    def user(self, request: gr.Request) -> str:
+        """Return the name of the user who asks."""
+        return request.username or LOCAL_USER
 
     def session(self, kept: dict[str, str] | None, request: gr.Request) -> str:
         """Return the id of the browser's session, given the value of `browser`; without one, that of the page."""
         return str((kept or {}).get("session") or request.session_hash)
+
+
+VISITOR = "share:"
+"""What the name of a visitor of a shared agent begins with; the key of the agent follows. No user has such a name."""
+
+
+def _visits(user: str) -> bool:
+    return user.startswith(VISITOR)
 
 
 View = Callable[[Studio], None]
@@ -80,7 +93,8 @@ def shown(error: ToolweaveError) -> gr.Error:
 
 def blocks(workspace: Workspace, lang: Lang) -> gr.Blocks:
     """Return the Studio's page in one language."""
-    with gr.Blocks(title=say("shell.title", lang), analytics_enabled=False, fill_width=True) as page:
+    page = gr.Blocks(title=say("shell.title", lang), analytics_enabled=False, fill_width=True)
+    with page:
         kept = {"agent": "", "session": ""}
         browser = gr.BrowserState(kept, storage_key="toolweave-studio", secret="-")  # noqa: S106  # nothing in it is
         revision = gr.State(0)
@@ -103,6 +117,25 @@ def blocks(workspace: Workspace, lang: Lang) -> gr.Blocks:
                 with gr.Tab(studio.text(tab.title)):
                     tab.build(studio)
         _connect(studio, new, delete)
+    return page
+
+
+def share_page(workspace: Workspace, lang: Lang) -> gr.Blocks:
+    """Return the page of a shared agent, which is that of its visitor's key, in one language."""
+    page = gr.Blocks(title=say("shell.title", lang), analytics_enabled=False, fill_width=True)
+    with page:
+        browser = gr.BrowserState({"agent": "", "session": ""}, storage_key="toolweave-share", secret="-")  # noqa: S106
+        agent = gr.Dropdown([], visible=False)
+        studio = Studio(workspace, lang, page, agent, gr.State(0), browser)
+        with gr.Column(elem_id="preview", elem_classes="shared"):
+            preview.build(studio)
+
+        def load(kept: dict[str, str] | None, request: gr.Request) -> tuple[gr.Dropdown, dict[str, str]]:
+            _, key = workspace.visitor((request.username or "").removeprefix(VISITOR))
+            session = (kept or {}).get("session") or secrets.token_hex(8)
+            return gr.Dropdown(choices=[key], value=key), {"agent": key, "session": session}
+
+        page.load(load, browser, [agent, browser], show_progress="hidden", api_visibility="private")
     return page
 
 
@@ -146,11 +179,22 @@ def _connect(studio: Studio, new: gr.Button, delete: gr.Button) -> None:
 _CONFIRM = "(key) => { if (!window.confirm(%r)) { throw new Error('kept'); } return key; }"
 
 
+_WEAVE = '<path d="M4 10h24M4 16h24M4 22h24"/><path d="M10 4v24M16 4v24M22 4v24"/>'
+
+
+def brand_icon() -> str:
+    """Return the icon as SVG."""
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 -8 48 48">'
+        '<rect x="-8" y="-8" width="48" height="48" rx="12" '
+        f'fill="#0f766e"/><g stroke="#fff" stroke-width="2.6" stroke-linecap="round" fill="none">{_WEAVE}</g></svg>'
+    )
+
+
 def _brand(lang: Lang) -> str:
     return (
-        '<div class="brand"><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M4 10h24M4 16h24M4 22h24" /><path '
-        f'd="M10 4v24M16 4v24M22 4v24" /></svg><div><h1>{say("shell.title", lang)}</h1>'
-        f"<p>{say('shell.tagline', lang)}</p></div></div>"
+        f'<div class="brand"><svg viewBox="0 0 32 32" aria-hidden="true">{_WEAVE}</svg><div>'
+        f"<h1>{say('shell.title', lang)}</h1><p>{say('shell.tagline', lang)}</p></div></div>"
     )
 
 

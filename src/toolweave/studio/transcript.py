@@ -20,7 +20,7 @@ _FENCE = "````"
 class Transcript:
     """What a chat shows: its messages, the turn that each belongs to, and the feedback on each (None: none)."""
 
-    messages: list[Json]
+    messages: list[Any]
     turns: tuple[int, ...]
     feedback: list[str | None]
 

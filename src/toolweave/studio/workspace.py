@@ -7,6 +7,7 @@ AgentFabric's form and without keys; `keys.json` the keys by the address they ar
 
 from __future__ import annotations
 
+import copy
 import re
 import secrets
 import shutil
@@ -26,6 +27,7 @@ from toolweave.models.presets import Endpoint
 from toolweave.studio.conversation import Conversation
 from toolweave.studio.defaults import FIRST_AGENT, blank_agent, default_models, default_tools, first_agent
 from toolweave.studio.local_models import LocalModels, check_local
+from toolweave.studio.sharing import Shares
 from toolweave.tools.base import BaseTool
 from toolweave.tools.mcp import Http, McpServer
 from toolweave.traces.recorder import Recorder
@@ -43,6 +45,7 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.local_models = LocalModels()
+        self.shares = Shares(root / "shares.json")
         self._homes: dict[str, Home] = {}
         self._lock = RLock()
 
@@ -52,6 +55,16 @@ class Workspace:
             if user not in self._homes:
                 self._homes[user] = Home(self.root / "users" / part(user), self.local_models)
             return self._homes[user]
+
+    def visitor(self, key: str) -> tuple[Home, str]:
+        """Return, for one who has the key of a shared agent, a home that holds this agent only, and the agent.
+
+        Raises ToolweaveError for an unknown key.
+        """
+        share = self.shares.get(key)
+        if share is None:
+            raise ToolweaveError("this agent is not shared any more", "ask its owner for a new link")
+        return self.home(share.user).only(share.agent), share.agent
 
     def close(self) -> None:
         """Write what is still to be written, and end the model servers."""
@@ -73,6 +86,7 @@ class Home:
         self.conversations = folder / "conversations"
         self._agents = folder / "agents"
         self._local_models = local_models
+        self._only: str | None = None
         self._lock = RLock()
         self._connections = ExitStack()
         self._mcp: dict[str, tuple[Http, McpServer]] = {}
@@ -100,7 +114,16 @@ class Home:
 
     def agent_folder(self, key: str) -> Path:
         """Return the folder of an agent. Raises ToolweaveError for a key that is not one part of a path."""
+        if self._only not in (None, key):
+            raise ToolweaveError("this agent is not shared")
         return self._agents / part(key)
+
+    def only(self, agent: str) -> Home:
+        """Return this home with one agent in it, for a visitor of that agent."""
+        _ = self.recorder  # the one that both use
+        visited = copy.copy(self)
+        visited._only = agent
+        return visited
 
     def new_agent(self, lang: Lang = Lang.ZH) -> str:
         """Make an agent and return its key."""
@@ -122,10 +145,19 @@ class Home:
         with self._lock:
             shutil.rmtree(self.agent_folder(key), ignore_errors=True)
 
-    def import_agent(self, archive: Path) -> str:
-        """Unpack an agent's archive and return the new agent's key. Raises DataError."""
-        key = f"agent-{secrets.token_hex(4)}"
-        import_agent(archive, self.agent_folder(key))
+    def import_agent(self, archive: Path, key: str = "") -> str:
+        """Unpack an agent's archive and return the agent's key, a new one unless it is given. Raises DataError.
+
+        An agent that has this key gives way, once the archive has been read.
+        """
+        key = key or f"agent-{secrets.token_hex(4)}"
+        folder = self.agent_folder(key)
+        new = folder.with_name(f"{folder.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        import_agent(archive, new)
+        with self._lock:
+            shutil.rmtree(folder, ignore_errors=True)
+            new.rename(folder)
         return key
 
     def export_agent(self, key: str, target: Path) -> None:
@@ -242,6 +274,7 @@ class Home:
     def conversation(self, agent: str, session: str) -> Conversation:
         """Return the conversation of a session with an agent. Raises ToolweaveError for a name unfit for a path."""
         with self._lock:
+            self.agent_folder(agent)
             if (agent, session) not in self._open:
                 path = self.conversations / part(agent) / f"{part(session)}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ def build(studio: Studio) -> None:
             return
         home = studio.home(request)
         talk, before = builder(agent, request), home.agent(agent, studio.lang).builder
-        messages: list[Json] = [*opening(), *talk.history, {"role": "user", "content": said}]
+        messages: list[Any] = [*opening(), *talk.history, {"role": "user", "content": said}]
         yield messages, "", gr.skip()
         answer = ""
         try:

@@ -153,7 +153,7 @@ def _connect(
         chat.retry(again, [*where, simulate_all], both, **quiet),
         chat.edit(edited, [*where, simulate_all], both, **quiet),
     ]
-    studio.agent.change(None, cancels=asking)
+    studio.agent.change(None, cancels=list[Any](asking))
     box.stop(stop, where, None, **quiet)
     gr.on([clear.click, chat.clear], forget, where, chat, cancels=[showing], **quiet)
     described = [about, chat, known]
@@ -171,8 +171,6 @@ def _connect_feedback(
     def rate(agent: str, kept: Kept, request: gr.Request, data: gr.LikeData) -> tuple[Any, int]:
         talk = studio.home(request).conversation(agent, studio.session(kept, request))
         turn = transcript(talk.turns, studio.lang).turns[int(data.index)]  # type: ignore[arg-type]  # a plain index
-        if data.liked is None:
-            return gr.Group(visible=False), -1
         try:
             talk.give_feedback(turn, FeedbackKind.THUMBS_UP if data.liked else FeedbackKind.THUMBS_DOWN)
         except ToolweaveError:

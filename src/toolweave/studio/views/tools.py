@@ -55,7 +55,6 @@ def _bench(studio: Studio, chosen: gr.Dropdown) -> None:
     """Build the form of the chosen tool, anew whenever another is chosen."""
     text = studio.text
 
-    @gr.render(inputs=[studio.agent, chosen], triggers=[chosen.change], show_progress="hidden")
     def form(agent: str, name: str | None, request: gr.Request) -> None:
         tool = next((tool for tool in _tools(studio, agent, request) if tool.name == name), None)
         if tool is None:
@@ -85,6 +84,8 @@ def _bench(studio: Studio, chosen: gr.Dropdown) -> None:
             return f"**{head}**{note}\n\n````text\n{said[:4000]}\n````"
 
         go.click(call, [studio.agent, *inputs], result, **_QUIET)
+
+    gr.render(inputs=[studio.agent, chosen], triggers=[chosen.change], show_progress="hidden")(form)
 
 
 def _settings(studio: Studio, tool: BaseTool, variable: str) -> None:
@@ -158,11 +159,9 @@ def _openapi(studio: Studio) -> None:
 
     def get(url: str) -> tuple[Any, str]:
         try:
-            return plugins.fetch_document(url), ""
-        except (ToolweaveError, OSError) as error:
+            return plugins.fetch(url).decode("utf-8", "replace"), ""
+        except ToolweaveError as error:
             return gr.skip(), f"⚠ {error}"
-        except Exception as error:  # httpx's errors hold the URL, which may hold a key
-            return gr.skip(), f"⚠ {type(error).__name__}"
 
     def take(
         agent: str, revision: int, schema: str, kind: str, secret: str, request: gr.Request
