@@ -109,8 +109,8 @@ def tokens_html(trace: Trace, text: Text) -> str:
         f'<mark class="stop">{text("traces.stop_token")}</mark>'
     )
     return (
-        f'<p>{escape(legend)} {keys}</p><pre class="tokens"><span class="prompt">{prompt}</span>'
-        f'<mark>{learned}</mark><mark class="stop">{stop}</mark></pre>'
+        f'<p>{escape(legend)} {keys}</p><div class="tokens"><pre><span class="prompt">{prompt}</span>'
+        f'<mark>{learned}</mark><mark class="stop">{stop}</mark></pre></div>'
     )
 
 

@@ -76,7 +76,7 @@ def build(studio: Studio) -> None:
                     x="step", y="loss", color="kind", height=240, x_title=text("train.step"),
                     y_title=text("train.loss"),
                     color_map={text("train.loss"): "#0d9488", text("train.eval_loss"): "#e45756"},
-                    elem_id="train-plot", show_label=False,
+                    color_title=" ", elem_id="train-plot", show_label=False,
                 )  # fmt: skip
                 with gr.Accordion(text("train.lineage"), open=True, elem_id="train-lineage"):
                     lineage = gr.HTML(padding=False)
