@@ -228,6 +228,9 @@ def theme() -> gr.themes.Base:
         block_title_text_color="*neutral_700",
         block_title_text_color_dark="*neutral_200",
         block_title_text_weight="600",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_700",
         input_background_fill="white",
         input_background_fill_dark="*neutral_900",
         input_placeholder_color="*neutral_500",
@@ -248,3 +251,9 @@ def theme() -> gr.themes.Base:
 def style() -> str:
     """Return the style sheet of the page."""
     return (resources.files("toolweave.studio") / "static" / "studio.css").read_text("utf-8")
+
+
+def head() -> str:
+    """Return what the page's head needs: the script that names what Gradio leaves without a name."""
+    script = (resources.files("toolweave.studio") / "static" / "studio.js").read_text("utf-8")
+    return f"<script>{script}</script>"
