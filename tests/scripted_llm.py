@@ -42,7 +42,11 @@ def reply_to(messages: list[dict[str, Any]]) -> str:
     asked = messages[-1]["content"]
     if "RichConfig" in messages[0]["content"]:
         return _build(asked)
-    question, results = asked.partition("工具调用")[0], _RESULT.findall(asked)
+    # In front of the question stands what role is played and which tools there are.
+    question = re.sub(r"^\([^)]*\)", "", asked.partition("工具调用")[0])
+    results = _RESULT.findall(asked)
+    if number := re.search(r"#\d+", question):
+        return f"收到 {number[0]}。"
     if "慢" in question:
         return "从前有一座山，山里有一座庙。" * 40
     place = _PLACE.search(question)

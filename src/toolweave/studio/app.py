@@ -16,7 +16,7 @@ from toolweave.errors import ToolweaveError
 from toolweave.studio.api import api
 from toolweave.studio.guard import SESSION_COOKIE, SHARE_COOKIE, Guard, Users
 from toolweave.studio.pretend import PICTURES, picture
-from toolweave.studio.shell import VISITOR, blocks, brand_icon, share_page, style, theme
+from toolweave.studio.shell import VISITOR, blocks, brand_icon, head, share_page, style, theme
 from toolweave.studio.text import say
 from toolweave.studio.workspace import Workspace
 from toolweave.types import Lang
@@ -69,7 +69,7 @@ def create_app(workspace: Workspace, users: Users | None = None, hosts: Sequence
         pages = ((blocks, f"/{lang.value}", users.of), (share_page, f"/share/page/{lang.value}", visitor))
         for make, path, who in pages:
             gr.mount_gradio_app(
-                app, make(workspace, lang), path, auth_dependency=who, theme=theme(), css=style(), footer_links=[],
+                app, make(workspace, lang), path, auth_dependency=who, theme=theme(), css=style(), head=head(), footer_links=[],
                 ssr_mode=False, run_history=False, mcp_server=False, max_file_size=_MAX_UPLOAD,
             )  # fmt: skip
 

@@ -228,6 +228,9 @@ def theme() -> gr.themes.Base:
         block_title_text_color="*neutral_700",
         block_title_text_color_dark="*neutral_200",
         block_title_text_weight="600",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_700",
         input_background_fill="white",
         input_background_fill_dark="*neutral_900",
         input_placeholder_color="*neutral_500",
@@ -249,3 +252,9 @@ def style() -> str:
     """Return the style sheets of the page as one."""
     files = [path for path in (resources.files("toolweave.studio") / "static").iterdir() if path.name.endswith(".css")]
     return "\n".join(path.read_text("utf-8") for path in sorted(files, key=lambda path: path.name))
+
+
+def head() -> str:
+    """Return what the page's head needs: the script that names what Gradio leaves without a name."""
+    script = (resources.files("toolweave.studio") / "static" / "studio.js").read_text("utf-8")
+    return f"<script>{script}</script>"

@@ -61,7 +61,7 @@ def _messages(turn: Turn, lang: Lang) -> list[Json]:
 
 
 def _user(turn: Turn) -> Json:
-    names = "".join(f"\n\n📎 {Path(file).name}" for file in turn.files)
+    names = "".join(f"\n\n+ {Path(file).name}" for file in turn.files)
     return {"role": "user", "content": turn.query + names}
 
 
@@ -71,7 +71,7 @@ def _pending(title: str) -> Json:
 
 def _step(step: Step, number: int, turn: Turn, lang: Lang) -> Json:
     source = say("preview.simulated" if step.simulated else "preview.real", lang)
-    metadata: dict[str, Any] = {"title": f"{'⚠️' if step.error else '🔧'} {step.tool}", "id": number, "log": source}
+    metadata: dict[str, Any] = {"title": f"{step.tool}{' ✗' if step.error else ''}", "id": number, "log": source}
     if step.observation is None:
         metadata["status"] = "done" if turn.over else "pending"
     else:

@@ -34,7 +34,7 @@ def build(studio: Studio) -> None:
         model = gr.Dropdown(
             [guide], value=GUIDE, label=text("create.with"), info=text("create.with_info"), elem_id="builder-model"
         )
-        again = gr.Button(text("create.again"), size="sm", scale=0, min_width=110)
+        again = gr.Button(text("create.again"), size="sm", scale=0, min_width=110, elem_id="builder-again")
 
     def opening() -> list[Json]:
         return [

@@ -59,7 +59,11 @@ def build(studio: Studio) -> None:
         )
         question = next(iter(spec.suggestions), "Hello")
         base = f"{_origin(request)}/agents/{agent}/v1"
-        return button, f"<p>{link_html}</p>", _CURL.format(base=base, key=key or "EMPTY", agent=agent, question=question)
+        return (
+            button,
+            f"<p>{link_html}</p>",
+            _CURL.format(base=base, key=key or "EMPTY", agent=agent, question=question),
+        )
 
     def share(agent: str, request: gr.Request) -> tuple[Any, Any, Any]:
         studio.workspace.shares.add(Share(studio.user(request), agent))
