@@ -171,9 +171,14 @@ def test_build_by_chat_shows_in_the_preview(studio: Running, browser: Browser) -
 def test_import_an_agentfabric_zip_and_share_it(studio: Running, browser: Browser, tmp_path: Path) -> None:
     write_json(
         tmp_path / "builder_config.json",
-        {"name": "武侠小说家", "description": "写武侠", "instruction": "写小说", "language": "zh", "model": "qwen-max-1201",
-         "prompt_recommend": ["扮演杨过"], "tools": {"image_gen": {"name": "Wanx", "is_active": True, "use": True}}},
-    )  # fmt: skip
+        {
+            "name": "武侠小说家",
+            "instruction": "写小说",
+            "model": "qwen-max-1201",
+            "prompt_recommend": ["扮演杨过"],
+            "tools": {"image_gen": {"name": "Wanx", "is_active": True, "use": True}},
+        },
+    )
     with zipfile.ZipFile(tmp_path / "agent.zip", "w") as archive:
         archive.write(tmp_path / "builder_config.json", "config/local_user/builder_config.json")
     with opened(browser, f"{studio.url}/zh/") as page:
