@@ -69,8 +69,8 @@ def create_app(workspace: Workspace, users: Users | None = None, hosts: Sequence
         pages = ((blocks, f"/{lang.value}", users.of), (share_page, f"/share/page/{lang.value}", visitor))
         for make, path, who in pages:
             gr.mount_gradio_app(
-                app, make(workspace, lang), path, auth_dependency=who, theme=theme(), css=style(), head=head(), footer_links=[],
-                ssr_mode=False, run_history=False, mcp_server=False, max_file_size=_MAX_UPLOAD,
+                app, make(workspace, lang), path, auth_dependency=who, theme=theme(), css=style(), head=head(),
+                footer_links=[], ssr_mode=False, run_history=False, mcp_server=False, max_file_size=_MAX_UPLOAD,
             )  # fmt: skip
 
     @app.get("/share/{key}")

@@ -204,7 +204,8 @@ def _links(lang: Lang) -> str:
         f'<nav class="links"><a href="/{other.value}/" hreflang="{other.value}" id="language">'
         f'{say("shell.other_language", lang)}</a><button type="button" id="theme" '
         f'aria-label="{say("shell.theme", lang)}" title="{say("shell.theme", lang)}" '
-        "onclick=\"document.body.classList.toggle('dark')\">◐</button></nav>"
+        "onclick=\"localStorage.setItem('toolweave-dark', Number(document.body.classList.toggle('dark')))\">"
+        "◐</button></nav>"
     )
 
 

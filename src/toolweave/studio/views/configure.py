@@ -84,7 +84,7 @@ def build(studio: Studio) -> None:
             spec.builder,
         ]
 
-    def save(agent: str, revision: int, *values: Any, request: gr.Request) -> list[Any]:
+    def save(agent: str, revision: int, request: gr.Request, *values: Any) -> list[Any]:
         home = studio.home(request)
         spec = home.agent(agent, studio.lang)
         form = Form(*values)

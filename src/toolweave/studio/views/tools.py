@@ -71,7 +71,7 @@ def _bench(studio: Studio, chosen: gr.Dropdown) -> None:
         go = gr.Button(text("configure.call"), variant="secondary", size="sm", elem_id="call")
         result = gr.Markdown(elem_id="call-result", sanitize_html=True)
 
-        def call(agent: str, *values: Any, request: gr.Request) -> str:
+        def call(agent: str, request: gr.Request, *values: Any) -> str:
             made = next(tool for tool in _tools(studio, agent, request) if tool.name == name)
             acting = pretend(made, studio.lang) if lacks_key(made) else made
             try:
