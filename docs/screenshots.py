@@ -1,6 +1,6 @@
 """Takes the pictures of docs/screenshots: every page, in both languages, light and dark, wide and narrow.
 
-Needs chromium and pngquant-like small pages only; the model is the tests' scripted one. Run from the repository:
+Needs chromium. The model is the scripted one of the tests. Run from the repository:
 
     PYTHONPATH=src:tests python docs/screenshots.py
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from html import escape
 from typing import Annotated
@@ -21,6 +21,8 @@ from toolweave.studio.text import say
 from toolweave.studio.workspace import Workspace
 from toolweave.types import Lang
 
+# What builds a page, where it is, and who the visitor is.
+_Page = tuple[Callable[[Workspace, Lang], gr.Blocks], str, Callable[[Request], str | None]]
 _MAX_UPLOAD = "50mb"
 _MONTH = 30 * 24 * 3600
 
@@ -66,7 +68,10 @@ def create_app(workspace: Workspace, users: Users | None = None, hosts: Sequence
         return f"{VISITOR}{key}" if workspace.shares.get(key) else None
 
     for lang in Lang:
-        pages = ((blocks, f"/{lang.value}", users.of), (share_page, f"/share/page/{lang.value}", visitor))
+        pages: tuple[_Page, ...] = (
+            (blocks, f"/{lang.value}", users.of),
+            (share_page, f"/share/page/{lang.value}", visitor),
+        )
         for make, path, who in pages:
             gr.mount_gradio_app(
                 app, make(workspace, lang), path, auth_dependency=who, theme=theme(), css=style(), head=head(),

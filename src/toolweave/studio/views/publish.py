@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _CURL = """curl {base}/chat/completions -H 'Content-Type: application/json' -H 'Authorization: Bearer {key}' \\
-  -d '{{"model": "{agent}", "stream": true, "messages": [{{"role": "user", "content": "{question}"}}]}}'"""
+  -d '{{"model": "{agent}", "stream": true, "messages": [{{"role": "user", "content": {question}}}]}}'"""
 
 
 def build(studio: Studio) -> None:
@@ -57,7 +58,8 @@ def build(studio: Studio) -> None:
         link_html = (
             f'<a href="{address}" target="_blank" rel="noopener">{address}</a>' if key else text("publish.share_none")
         )
-        question = next(iter(spec.suggestions), "Hello")
+        # In the shell it stands between single quotes.
+        question = json.dumps(next(iter(spec.suggestions), "Hello").replace("'", "’"), ensure_ascii=False)
         base = f"{_origin(request)}/agents/{agent}/v1"
         return (
             button,
