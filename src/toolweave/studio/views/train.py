@@ -246,7 +246,7 @@ class _View:
             gr.Button(visible=saved),
             gr.Button(visible=saved and not running),
             gr.Button(visible=not running),
-            gr.LinePlot(value=self._points(run)),
+            gr.LinePlot(value=self._points(run), visible=bool(run.log)),
             gr.Timer(active=running),
             _stamp(run),
         ]
