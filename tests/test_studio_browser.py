@@ -118,7 +118,7 @@ def test_build_by_form_try_correct_and_reload(studio: Running, browser: Browser)
         page.get_by_label("Dislike").last.click()
         page.locator("#correction textarea").fill("杭州晴，二十度。")
         page.locator("#keep-correction").click()
-        expect(page.locator("#correction")).to_be_hidden()
+        expect(page.locator("#correction textarea")).to_be_hidden()
         with studio.traces() as store:
             (visit,) = store.visits()
             said = {item.kind: item.text for item in visit.traces[-1].feedback}

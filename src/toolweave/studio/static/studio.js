@@ -8,6 +8,8 @@
         button.setAttribute("tabindex", "-1");
       }
     }
+    // A list of buttons is a group: a list would have to hold list items.
+    for (const list of document.querySelectorAll('.examples[role="list"]')) list.setAttribute("role", "group");
     const ask = document.querySelector("#ask textarea");
     if (ask && !ask.getAttribute("aria-label")) ask.setAttribute("aria-label", ask.placeholder);
   };
