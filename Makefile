@@ -8,11 +8,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vllm check format bench-train clean
+.PHONY: help setup demo studio test test-vllm check format bench-train clean
 
 help:
 	@echo "make setup   install everything into .venv"
 	@echo "make demo    fine-tune, serve and evaluate the embedded model, before and after"
+	@echo "make studio  build agents and try them in the browser, on port 7860"
 	@echo "make test    make check, then the tests"
 	@echo "make test-vllm  the real vLLM (3.4 GB): curl, parity"
 	@echo "make check   ruff, mypy, import-linter"
@@ -36,6 +37,9 @@ $(READY): pyproject.toml
 
 demo: setup
 	@$(BIN)/toolweave demo
+
+studio: setup
+	@$(BIN)/toolweave studio
 
 test: check
 	$(BIN)/pytest

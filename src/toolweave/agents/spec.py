@@ -267,9 +267,11 @@ def read_json(path: Path) -> Json:
     return content
 
 
-def write_json(path: Path, content: Json) -> None:
-    """Write a JSON object as AgentFabric writes it; the file is whole or not there."""
+def write_json(path: Path, content: Json, mode: int = 0o666) -> None:
+    """Write a JSON object as AgentFabric writes it; the file is whole or not there. `mode` is that of a new file."""
     part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    part.touch(mode)
     part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
     part.replace(path)
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import typer
 
-from toolweave.cli import agents, data, evals, models, traces, training
+from toolweave.cli import agents, data, evals, models, studio, traces, training
 from toolweave.errors import Interrupted, ToolweaveError
 from toolweave.training.recipe import ALIASES, takes_list
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for area in (data, traces, training, models, agents, evals):
+for area in (data, traces, training, models, agents, evals, studio):
     area.register(app)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,14 +85,16 @@ def export(
     Raises DataError, and writes nothing, when a row asks what a query of `held_out` asks, or nearly so;
     `drop_held_out` leaves such rows out instead.
     """
-    left_out: Counter[str] = Counter()
-    rows = list(_distinct(_rows(store, selection, wanted, left_out), selection.near, left_out))
-    rows = _without_held_out(rows, held_out, drop_held_out, left_out)
-    rows = _at_most(rows, selection.max_per_tool, lambda row: (row.tool,), selection.seed, left_out)
-    rows = _at_most(rows, selection.max_per_rule, lambda row: row.rules, selection.seed, left_out)
-    count = write_jsonl(target, (row.sample.to_json() for row in rows))
-    by_rule = Counter(rule for row in rows for rule in row.rules)
-    return ExportReport(count, left_out, Counter(row.tool for row in rows), by_rule)
+    rows, left_out = _chosen(store, held_out, selection, wanted, drop_held_out)
+    write_jsonl(target, (row.sample.to_json() for row in rows))
+    return _report(rows, left_out)
+
+
+def preview(
+    store: TraceStore, held_out: Iterable[str], selection: Selection = Selection(), wanted: Filter = EVERYTHING
+) -> ExportReport:
+    """Return what `export` would write now, leaving out what evaluation asks."""
+    return _report(*_chosen(store, held_out, selection, wanted, drop_held_out=True))
 
 
 def to_sample(trace: Trace) -> Sample:
@@ -129,6 +131,22 @@ def lineage(trace: Trace) -> Json:
         "reviewer": review.reviewer,
         "edited_from": trace.reply.text if review.label is not None else None,
     }
+
+
+def _chosen(
+    store: TraceStore, held_out: Iterable[str], selection: Selection, wanted: Filter, drop_held_out: bool
+) -> tuple[list[_Row], Counter[str]]:
+    """Return the rows of a selection, and how many traces were left out for what."""
+    left_out: Counter[str] = Counter()
+    rows = list(_distinct(_rows(store, selection, wanted, left_out), selection.near, left_out))
+    rows = _without_held_out(rows, held_out, drop_held_out, left_out)
+    rows = _at_most(rows, selection.max_per_tool, lambda row: (row.tool,), selection.seed, left_out)
+    return _at_most(rows, selection.max_per_rule, lambda row: row.rules, selection.seed, left_out), left_out
+
+
+def _report(rows: Sequence[_Row], left_out: Counter[str]) -> ExportReport:
+    by_rule = Counter(rule for row in rows for rule in row.rules)
+    return ExportReport(len(rows), left_out, Counter(row.tool for row in rows), by_rule)
 
 
 def _rows(store: TraceStore, selection: Selection, wanted: Filter, left_out: Counter[str]) -> Iterator[_Row]:

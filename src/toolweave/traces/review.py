@@ -36,6 +36,14 @@ def queue(store: TraceStore, wanted: Filter) -> list[str]:
     return [trace for _, trace in sorted(found, key=lambda item: item[0])]
 
 
+def review_all(store: TraceStore, wanted: Filter, verdict: Verdict, reviewer: str) -> int:
+    """Give every trace of the queue the same verdict, accepted or rejected, and return how many there were."""
+    ids = queue(store, wanted)
+    for trace in ids:
+        store.review(trace, verdict, reviewer)
+    return len(ids)
+
+
 def review(
     store: TraceStore,
     wanted: Filter,

@@ -141,13 +141,17 @@ class TraceStore:
 
     def traces(self, wanted: Filter = EVERYTHING) -> Iterator[Trace]:
         """Yield the traces of a filter, oldest first, a few at a time from the disk."""
-        condition = rows.where(wanted)
-        with self._reading() as connection:
-            select = f"SELECT t.id FROM traces t WHERE {condition.sql} ORDER BY t.started, t.rowid"  # noqa: S608
-            ids = [row["id"] for row in connection.execute(select, condition.parameters)]
+        ids = self.ids(wanted)
         for start in range(0, len(ids), 100):
             marks = ", ".join("?" * len(ids[start : start + 100]))
             yield from self._traces(f"t.id IN ({marks})", tuple(ids[start : start + 100]))
+
+    def ids(self, wanted: Filter = EVERYTHING) -> list[str]:
+        """Return the ids of the traces of a filter, oldest first."""
+        condition = rows.where(wanted)
+        with self._reading() as connection:
+            select = f"SELECT t.id FROM traces t WHERE {condition.sql} ORDER BY t.started, t.rowid"  # noqa: S608
+            return [row["id"] for row in connection.execute(select, condition.parameters)]
 
     def visits(self, wanted: Filter = EVERYTHING, limit: int = 50, offset: int = 0) -> list[Visit]:
         """Return the whole visits that have a trace of the filter, the newest first."""

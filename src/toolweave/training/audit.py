@@ -31,7 +31,7 @@ def choose(rows: Rows, count: int, seed: int) -> list[Row]:
 def print_audit(chosen: Sequence[Row], rows: Rows, template: ChatTemplate, console: Console) -> None:
     """Show rows with their labels coloured: green is learned, orange is the stop token."""
     for row in chosen:
-        prompt, learned, stop = _parts(row, template)
+        prompt, learned, stop = label_parts(row, template)
         console.rule(f"{row_id(row.sample)} · {len(row.encoded.ids)} tokens · {_labels(row)} labels")
         console.print(Text.assemble((prompt, "dim"), (learned, "bold green"), (stop, "bold reverse yellow")))
     console.rule()
@@ -46,7 +46,7 @@ def write_audit(chosen: Sequence[Row], rows: Rows, template: ChatTemplate, path:
         items = "".join(f"<li>{html.escape(d.id)}: {html.escape(d.reason)}</li>" for d in rows.dropped)
         parts.append(f"<details><summary>{len(rows.dropped)} dropped</summary><ul>{items}</ul></details>")
     for row in chosen:
-        prompt, learned, stop = (html.escape(text) for text in _parts(row, template))
+        prompt, learned, stop = (html.escape(text) for text in label_parts(row, template))
         title = html.escape(row_id(row.sample))
         parts.append(
             f"<h2>{title}</h2><p>{len(row.encoded.ids)} tokens, {_labels(row)} labels</p>"
@@ -58,7 +58,7 @@ def write_audit(chosen: Sequence[Row], rows: Rows, template: ChatTemplate, path:
     path.write_text(head + legend + "".join(parts) + "</html>\n", "utf-8")
 
 
-def _parts(row: Row, template: ChatTemplate) -> tuple[str, str, str]:
+def label_parts(row: Row, template: ChatTemplate) -> tuple[str, str, str]:
     """Return the text of prompt, labels and stop token, decoded from the very tokens that are trained."""
     ids, at = row.encoded.ids, row.encoded.prompt
     decode = template.tokenizer.decode

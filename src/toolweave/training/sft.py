@@ -197,7 +197,8 @@ class _Run:
                     log.advance(step, loss)
                     if evaluated or step % run.logging_steps == 0:
                         speed = self._progress.nominal / seconds
-                        log.write(step, {**entry, "epoch": step / self._plan.per_epoch, "tokens_per_second": speed})
+                        told = {"epoch": step / self._plan.per_epoch, "tokens_per_second": speed, "seconds": seconds}
+                        log.write(step, {**entry, **told})
                 if better or last or asked or step % save_steps == 0:
                     self._save()
                 if asked and not last:

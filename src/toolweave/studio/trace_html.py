@@ -1,0 +1,165 @@
+"""Visits as HTML: the timeline, the exact request, and the tokens that are learned.
+
+All of it was written by users, tools and models: every text is escaped here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from toolweave.data.strategy import Strategy
+from toolweave.evals.html import difference
+from toolweave.models.base_models import EMBEDDED, load_template
+from toolweave.models.template import ChatTemplate
+from toolweave.tools.simulate import LABEL
+from toolweave.traces.cases import Case, cases
+from toolweave.traces.export import to_sample
+from toolweave.traces.rows import ANY_RULE
+from toolweave.traces.trace import Counts, FeedbackKind, Trace, Verdict, Visit
+from toolweave.training.audit import label_parts
+from toolweave.training.rows import prepare
+
+_NO_LIMIT = 1 << 30
+Text = Callable[..., str]
+"""Looks up a string of the interface: `Studio.text`."""
+_MARKS = {Verdict.UNREVIEWED: "○", Verdict.ACCEPTED: "✓", Verdict.REJECTED: "✗", Verdict.CORRECTED: "✎"}
+
+
+def rule_name(rule: str, text: Text) -> str:
+    """Return the name of a flagging rule."""
+    if rule == ANY_RULE:
+        return text("traces.flagged")
+    try:
+        return text(f"traces.rule_{rule}")
+    except KeyError:
+        return rule
+
+
+def list_label(trace: Trace, text: Text) -> str:
+    """Return the two lines of a reply in the list, as plain text: verdict and query, then time, step and flags."""
+    flags = "".join(f" · ⚑ {rule_name(flag.rule, text)}" for flag in trace.flags)
+    at = datetime.fromtimestamp(trace.exchange.started).strftime("%m-%d %H:%M")
+    query = " ".join(trace.query.split()) or "…"
+    doing = " ".join(trace.reply.text.split()) or "…"
+    return f"{_MARKS[trace.review.verdict]} {query[:60]}\n{at} · {doing[:24]}{flags}"
+
+
+def counts_html(counts: Counts, text: Text) -> str:
+    """Return how many replies there are by verdict, and how many are ready to train."""
+    of = counts.by_verdict
+    ready = of.get(Verdict.ACCEPTED, 0) + of.get(Verdict.CORRECTED, 0)
+    chips = "".join(
+        f'<span class="badge {verdict}">{_MARKS[verdict]} {of.get(verdict, 0)} {text(f"traces.{verdict}")}</span>'
+        for verdict in Verdict
+    )
+    total = escape(text("traces.counts", visits=counts.visits, traces=counts.traces))
+    return (
+        f'<div class="trace-counts"><b class="ready">{ready}</b> {text("traces.ready")} <span class="muted">{total}'
+        f"</span> {chips}</div>"
+    )
+
+
+def visit_html(visit: Visit, current: str, text: Text) -> str:
+    """Return the timeline of a visit; the reply `current` is marked."""
+    parts = [f'<div class="visit-head"><b>{escape(visit.agent)}</b> <code>{escape(visit.id)}</code></div>']
+    turn = -1
+    for case in cases(visit):
+        if case.trace.turn != turn:
+            turn = case.trace.turn
+            asked = f"<b>{text('traces.turn', number=turn + 1)} · {text('traces.user')}</b>"
+            parts.append(f'<li class="said">{asked}<pre>{escape(case.trace.query)}</pre></li>')
+        parts.append(_reply(case, case.trace.id == current, text))
+        if case.outcome is not None:
+            simulated = case.outcome.startswith(LABEL.strip())
+            badge = f' <span class="badge">{text("traces.simulated")}</span>' if simulated else ""
+            told = escape(case.outcome.removeprefix(LABEL))
+            parts.append(f'<li class="observed"><b>{text("traces.observed")}</b>{badge}<pre>{told}</pre></li>')
+    return f'{parts[0]}<ol class="timeline">{"".join(parts[1:])}</ol>'
+
+
+def request_html(trace: Trace, text: Text) -> str:
+    """Return the request as it was sent: its messages, then the body as JSON."""
+    shown = "".join(
+        f"<h5>{escape(str(message.get('role')))}</h5><pre>{escape(_content(message))}</pre>"
+        for message in trace.messages
+    )
+    body = escape(json.dumps(trace.exchange.request, ensure_ascii=False, indent=2))
+    summary = f"<summary>{text('traces.request_body')}</summary>"
+    return f'<div class="request">{shown}<details>{summary}<pre>{body}</pre></details></div>'
+
+
+def tokens_html(trace: Trace, text: Text) -> str:
+    """Return a trace's row as it would be trained: what is learned, the stop token, and what is context only.
+
+    Raises DataError for a trace that no row can hold, ModelError when the model has no tokenizer here.
+    """
+    model = tokenizer_of(trace)
+    (row,) = prepare([to_sample(trace)], _template(model), _NO_LIMIT, Strategy.NONE).kept
+    prompt, learned, stop = (escape(part) for part in label_parts(row, _template(model)))
+    every, labels = len(row.encoded.ids), len(row.encoded.ids) - row.encoded.prompt
+    legend = text("traces.tokens_legend", model=Path(model).name, all=every, labels=labels)
+    keys = (
+        f'<span class="prompt">{text("traces.prompt")}</span> <mark>{text("traces.learned")}</mark> '
+        f'<mark class="stop">{text("traces.stop_token")}</mark>'
+    )
+    return (
+        f'<p>{escape(legend)} {keys}</p><div class="tokens"><pre><span class="prompt">{prompt}</span>'
+        f'<mark>{learned}</mark><mark class="stop">{stop}</mark></pre></div>'
+    )
+
+
+def tokenizer_of(trace: Trace) -> str:
+    """Return the model whose chat template shows the tokens: the one that was asked if it is here, else embedded."""
+    folder = Path(trace.model)
+    return str(folder) if trace.model and (folder / "tokenizer.json").is_file() else EMBEDDED
+
+
+@lru_cache(maxsize=4)
+def _template(model: str) -> ChatTemplate:
+    return load_template(model)
+
+
+def _reply(case: Case, current: bool, text: Text) -> str:
+    trace = case.trace
+    facts = [datetime.fromtimestamp(trace.exchange.started).strftime("%Y-%m-%d %H:%M:%S"), Path(trace.model).name]
+    facts.append(text("traces.seconds", seconds=f"{trace.exchange.latency:.2f}"))
+    if trace.reply.completion_tokens is not None:
+        facts.append(text("traces.reply_tokens", count=trace.reply.completion_tokens))
+    said = trace.reply.text or json.dumps(list(trace.reply.tool_calls), ensure_ascii=False, indent=1)
+    notes = [
+        f'<p class="flag">⚑ <b>{escape(rule_name(flag.rule, text))}</b>: {escape(flag.why)}</p>' for flag in trace.flags
+    ]
+    notes += [f'<p class="feedback">{escape(_feedback(item.kind, item.text, text))}</p>' for item in trace.feedback]
+    review = trace.review
+    if review.label is not None:
+        notes.append(
+            f'<b>{text("traces.corrected_to")}</b><pre class="corrected">{difference(said, review.label)}</pre>'
+        )
+    verdict = text(f"traces.{review.verdict}")
+    if review.reviewer:
+        verdict = text("traces.by", verdict=verdict, reviewer=review.reviewer)
+    chip = f'<span class="badge {review.verdict}">{_MARKS[review.verdict]} {escape(verdict)}</span>'
+    head = f"<b>{text('traces.reply')}</b> {chip} <span class='muted'>{escape(' · '.join(_some(facts)))}</span>"
+    mark = ' aria-current="true"' if current else ""
+    return f'<li class="reply" id="{escape(trace.id)}"{mark}>{head}<pre>{escape(said)}</pre>{"".join(notes)}</li>'
+
+
+def _feedback(kind: FeedbackKind, said: str, text: Text) -> str:
+    return text("traces.said", text=said) if kind is FeedbackKind.CORRECTION else text(f"traces.{kind}")
+
+
+def _content(message: Any) -> str:
+    content = message.get("content")
+    rest = {key: value for key, value in message.items() if key not in ("role", "content")}
+    told = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    return f"{told}\n{json.dumps(rest, ensure_ascii=False, indent=1)}" if rest else told
+
+
+def _some(facts: Iterable[str]) -> list[str]:
+    return [fact for fact in facts if fact]
