@@ -185,6 +185,14 @@ def _said(number: int, **changed: Any) -> str:
     return "Sure:\n```json\n" + json.dumps({"turns": [turn]}) + "\n```"
 
 
+def _synthesize(url: str, agent: Path, target: Path, count: int) -> object:
+    """Run the command with the teacher at a URL; return its exit code."""
+    teacher = ["--teacher-model", "big", "--teacher-api-base", f"{url}/v1"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["data", "synthesize", "--agent", str(agent), str(target), "--count", str(count), *teacher])
+    return exit_.value.code
+
+
 def test_a_teacher_writes_rows_and_bad_ones_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,10 +206,8 @@ def test_a_teacher_writes_rows_and_bad_ones_are_counted(
     app, asked = _teacher(lambda n: bad.get(n % 10, _said)(n))
     monkeypatch.setattr("toolweave.data.teacher.MIX", {Kind.ONE_CALL: 1})
     agent = _write(tmp_path, {"name": "Sunny", "language": "en", "tools": [WEATHER]})
-    with serve(app) as url, pytest.raises(SystemExit) as exit_:
-        teacher = ["--teacher-model", "big", "--teacher-api-base", f"{url}/v1"]
-        main(["data", "synthesize", "--agent", str(agent), str(tmp_path / "out.jsonl"), "--count", "12", *teacher])
-    assert not exit_.value.code
+    with serve(app) as url:
+        assert not _synthesize(url, agent, tmp_path / "out.jsonl", 12)
     samples = list(read_samples(tmp_path / "out.jsonl"))
     assert len(samples) == 24
     assert all(sample.meta["teacher"] for sample in samples)
@@ -215,10 +221,8 @@ def test_a_teacher_writes_rows_and_bad_ones_are_counted(
 def test_a_teacher_that_only_writes_nonsense_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     app, _ = _teacher(lambda n: "no")
     agent = _write(tmp_path, [WEATHER])
-    with serve(app) as url, pytest.raises(SystemExit) as exit_:
-        teacher = ["--teacher-model", "big", "--teacher-api-base", f"{url}/v1"]
-        main(["data", "synthesize", "--agent", str(agent), str(tmp_path / "out.jsonl"), "--count", "2", *teacher])
-    assert exit_.value.code == 2
+    with serve(app) as url:
+        assert _synthesize(url, agent, tmp_path / "out.jsonl", 2) == 2
     assert not (tmp_path / "out.jsonl").exists()
     assert "6 unreadable" in capsys.readouterr().err
 
