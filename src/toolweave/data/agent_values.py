@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Mapping
@@ -135,8 +136,9 @@ def _number(name: str, schema: Mapping[str, Any], lang: Lang, rng: random.Random
         low, high = -60, 60
     low = schema.get("minimum", min(low, schema.get("maximum", low)))
     high = schema.get("maximum", max(high, low))
-    fine = not whole and rng.random() < 0.5 and high - low > 1
-    value = round(rng.uniform(low, high), 2) if fine else rng.randint(int(low), max(int(low), int(high)))
+    least, most = math.ceil(low), math.floor(high)
+    fine = not whole and (least > most or (rng.random() < 0.5 and most > least))
+    value = min(max(round(rng.uniform(low, high), 2), low), high) if fine else rng.randint(least, max(least, most))
     measured = unit and rng.random() < 0.8
     return Value(value, f"{value}{unit[2] or ' ' + unit[1]}" if measured else str(value))
 
