@@ -145,13 +145,18 @@ class Sample:
     tools: tuple[ToolSpec, ...] = ()
     meta: Json = field(default_factory=dict)
 
-    def to_json(self) -> Json:
-        """Return the JSONL form; tools are one JSON string so that Arrow adds no foreign nulls."""
+    def to_json(self, tools: str | None = None) -> Json:
+        """Return the JSONL form; tools are one JSON string so that Arrow adds no foreign nulls.
+
+        `tools` is that string, where many samples share it.
+        """
+        if tools is None:
+            tools = json.dumps([tool.openai() for tool in self.tools], ensure_ascii=False)
         return {
             "messages": list(self.messages),
             "stop": list(self.stop),
             "completion": self.completion,
-            "tools": json.dumps([tool.openai() for tool in self.tools], ensure_ascii=False),
+            "tools": tools,
             "meta": self.meta,
         }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolweave.data.strategy import Strategy
+from toolweave.types import Lang
 
 if TYPE_CHECKING:
     from toolweave.data.load import LoadReport
@@ -97,6 +98,69 @@ def data_mix(
     )
 
 
+def data_synthesize(
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="JSONL file to write.", show_default=False)],
+    agent: Annotated[
+        Path,
+        typer.Option(
+            "--agent",
+            help="Agent folder or builder_config.json, OpenAPI document, MCP servers, or a list of tool schemas.",
+            show_default=False,
+        ),
+    ],
+    count: Annotated[int, typer.Option("--count", min=1, help="Visits; each gives one to four samples.")] = 500,
+    lang: Annotated[
+        Lang | None, typer.Option("--lang", help="Users' language; the agent's own, or zh, if not given.")
+    ] = None,
+    dialect: DialectName = "v06",
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same rows, without a teacher.")] = 0,
+    teacher_model: Annotated[
+        str | None, typer.Option("--teacher-model", help="Let this model write the visits, instead of templates.")
+    ] = None,
+    teacher_api_base: Annotated[
+        str | None, typer.Option("--teacher-api-base", help="Its OpenAI-compatible server; key in OPENAI_API_KEY.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests to the teacher at once.")] = 4,
+) -> None:
+    """Make training rows for your own agent out of its tool schemas, with a teacher model or without.
+
+    Example: toolweave data synthesize --agent config/local_user samples.jsonl --count 1000
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from toolweave.agents.tools_of import tools_of
+    from toolweave.data.agent_rows import AgentRows, collect
+    from toolweave.data.jsonl import sample_row, write_jsonl
+    from toolweave.data.teacher import Teacher
+    from toolweave.dialects import get_dialect
+    from toolweave.errors import DataError
+    from toolweave.models.client import ModelClient
+
+    if teacher_api_base and not teacher_model:
+        raise DataError("--teacher-api-base needs --teacher-model", "name the model at that server")
+    tools, rendering = tools_of(agent, lang), get_dialect(dialect)
+    if teacher_model:
+        model = ModelClient({"model": teacher_model, "api_base": teacher_api_base, "generate_cfg": {"temperature": 1}})
+        source: AgentRows | Teacher = Teacher(model, tools, seed, concurrency)
+    else:
+        source = AgentRows(tools, seed)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("visits", total=count)
+        visits = collect(source.drafts(count), count, rendering, lambda: progress.advance(task))
+    write_jsonl(target, map(sample_row, visits.samples))
+    for reason, number in visits.dropped.most_common():
+        typer.echo(f"left out: {number} drafts, {reason}", err=True)
+    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(visits.kinds.items()))
+    typer.echo(
+        f"{target}: {len(visits.samples)} samples of {visits.kinds.total()} visits to {len(tools.tools)} tools: {kinds}"
+    )
+    if visits.kinds.total() < count:
+        typer.echo(
+            f"only {visits.kinds.total()} of {count} visits: the tools' schemas give no more that differ", err=True
+        )
+
+
 def data_push(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="File or folder.", show_default=False)],
     repo: Annotated[str, typer.Argument(metavar="ID", help="HF::owner/name or MS::owner/name.", show_default=False)],
@@ -129,9 +193,10 @@ def _echo_dropped(report: LoadReport, strategy: Strategy) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this area."""
-    group = typer.Typer(help=f"Convert, check and mix data sets. {_FORMATS_HELP}", no_args_is_help=True)
+    group = typer.Typer(help=f"Convert, check, mix and synthesise data sets. {_FORMATS_HELP}", no_args_is_help=True)
     group.command("convert")(data_convert)
     group.command("check")(data_check)
     group.command("mix")(data_mix)
+    group.command("synthesize")(data_synthesize)
     group.command("push")(data_push)
     app.add_typer(group, name="data")

@@ -8,7 +8,6 @@ import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ def _finite(text: str) -> float:
 
 # NaN and 1e999 are refused: they could never be written again.
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 class Row(NamedTuple):
@@ -109,7 +109,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     try:
         with draft.open("xb") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
+                file.write(_ENCODER.encode(row).encode("utf-8") + b"\n")
                 count += 1
             file.flush()
             os.fsync(file.fileno())
@@ -124,7 +124,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 def sample_row(sample: Sample) -> Json:
     """Return what `Sample.to_json` does; the tools that many samples share are written once."""
-    return {**replace(sample, tools=()).to_json(), "tools": _tools_json(sample.tools)}
+    return sample.to_json(_tools_json(sample.tools))
 
 
 @cached_by_identity

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolweave.data.chat import HISTORY, OPEN, PREFACES
@@ -187,7 +187,7 @@ def render(dialect: Dialect, episode: Episode, extra: Json | None = None) -> lis
     cut by the server, one that looks like a call runs as one.
     """
     unlabelled, history = episode.meta.get(OPEN, 0), episode.meta.get(HISTORY, 0)
-    samples = dialect.render(episode)
+    samples = dialect.render(replace(episode, meta=episode.meta | (extra or {})))
     wanted = [
         reply
         for turn in episode.turns
@@ -203,13 +203,12 @@ def render(dialect: Dialect, episode: Episode, extra: Json | None = None) -> lis
                 f"it must be plain text without {dialect.stop[0]!r} and without a call of its own",
                 failure=Failure.UNSAYABLE,
             )
-        try:
-            "".join((*(message["content"] for message in sample.messages), sample.completion)).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise RowError("half a surrogate pair, which is not text", "correct the \\ud… escape") from error
-        kept.append(
-            Sample(sample.messages, sample.completion, sample.stop, sample.tools, {**sample.meta, **(extra or {})})
-        )
+        kept.append(sample)
+    texts = {text for sample in kept for text in (sample.completion, *(m["content"] for m in sample.messages))}
+    try:
+        "".join(texts).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowError("half a surrogate pair, which is not text", "correct the \\ud… escape") from error
     return kept
 
 

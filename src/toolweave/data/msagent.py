@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from toolweave.data.msagent_tools import has_frame, read_system, with_types
@@ -98,14 +97,14 @@ def _turns(said: list[_Said]) -> list[Turn]:
     turns = []
     for user, assistant in zip(said[::2], said[1::2], strict=True):
         try:
-            turns.append(replace(_assistant_turn(assistant.text), query=user.text))
+            turns.append(Turn(user.text, *_assistant_turn(assistant.text)))
         except DataError as error:
             raise DataError(f"message {assistant.number}: {error}") from error
     return turns
 
 
-def _assistant_turn(text: str) -> Turn:
-    """Return calls, observations and answer of an assistant message; the query is left empty."""
+def _assistant_turn(text: str) -> tuple[tuple[Step, ...], str]:
+    """Return calls and observations, and the answer, of an assistant message."""
     steps: list[Step] = []
     at = 0
     while True:
@@ -121,7 +120,7 @@ def _assistant_turn(text: str) -> Turn:
     answer = text[final.end() if final else at :].strip()
     if not answer:
         raise DataError("the answer is empty", _SEQUENCE_HINT)
-    return Turn("", tuple(steps), answer)
+    return tuple(steps), answer
 
 
 def _step(text: str, call: re.Match[str]) -> tuple[Step, int]:
@@ -142,12 +141,11 @@ def _step(text: str, call: re.Match[str]) -> tuple[Step, int]:
     ends = [m.start() for p in (_THOUGHT, _CALL, _FINAL) if (m := p.search(rest, observation.end()))]
     end = min(ends, default=len(rest))
     try:
-        # Through JSON, so that a Python tuple becomes the list that the model will write.
-        arguments = json.loads(json.dumps(read.arguments, allow_nan=False))
+        json.dumps(read.arguments, allow_nan=False)
     except ValueError as error:
         raise DataError(f"the arguments of {read.name!r} are not JSON: {error}", "use finite numbers") from error
     shown = rest[observation.end() : end].removeprefix(" ").strip("\n")
-    return Step(ToolCall(read.name, arguments), shown), call.end() + end
+    return Step(ToolCall(read.name, read.arguments), shown), call.end() + end
 
 
 def _refuse_stray(text: str) -> None:

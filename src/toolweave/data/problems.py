@@ -24,6 +24,8 @@ class Failure(StrEnum):
     UNSAYABLE = "not sayable in the dialect"
     TEMPLATE = "chat template refuses it"
     LENGTH = "too long"
+    UNFAITHFUL = "unfaithful answer"
+    UNLIKE = "not the kind of visit that was asked for"
 
 
 class RowError(DataError):
