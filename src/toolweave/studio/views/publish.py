@@ -43,7 +43,7 @@ def build(studio: Studio) -> None:
             off = gr.Button(text("publish.share_off"), size="sm", elem_id="share-off")
     with gr.Group(elem_classes="card"):
         gr.Markdown(f"### {text('publish.api')}\n{text('publish.api_info')}")
-        curl = gr.Code(language="shell", show_label=False, interactive=False, elem_id="curl", wrap_lines=True)
+        curl = gr.Code(language=None, show_label=False, interactive=False, elem_id="curl", wrap_lines=True)
 
     def show(agent: str, request: gr.Request) -> tuple[Any, Any, Any]:
         if not agent:
