@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,13 +140,14 @@ def data_synthesize(
 
     if teacher_api_base and not teacher_model:
         raise DataError("--teacher-api-base needs --teacher-model", "name the model at that server")
-    tools, rendering = tools_of(agent, lang), get_dialect(dialect)
+    tools, rendering, opened = tools_of(agent, lang), get_dialect(dialect), ExitStack()
     if teacher_model:
         model = ModelClient({"model": teacher_model, "api_base": teacher_api_base, "generate_cfg": {"temperature": 1}})
+        opened.callback(model.close)
         source: AgentRows | Teacher = Teacher(model, tools, seed, concurrency)
     else:
         source = AgentRows(tools, seed)
-    with Progress(console=Console(stderr=True)) as progress:
+    with opened, Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("visits", total=count)
         visits = collect(source.drafts(count), count, rendering, lambda: progress.advance(task))
     write_jsonl(target, map(sample_row, visits.samples))

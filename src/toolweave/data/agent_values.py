@@ -139,8 +139,8 @@ def _number(name: str, schema: Mapping[str, Any], lang: Lang, rng: random.Random
     least, most = math.ceil(low), math.floor(high)
     fine = not whole and (least > most or (rng.random() < 0.5 and most > least))
     value = min(max(round(rng.uniform(low, high), 2), low), high) if fine else rng.randint(least, max(least, most))
-    measured = unit and rng.random() < 0.8
-    return Value(value, f"{value}{unit[2] or ' ' + unit[1]}" if measured else str(value))
+    measured = f"{value}{unit[2] or ' ' + unit[1]}" if unit and rng.random() < 0.8 else str(value)
+    return Value(value, measured)
 
 
 def _string(name: str, schema: Mapping[str, Any], lang: Lang, rng: random.Random) -> Value:

@@ -50,6 +50,11 @@ class ModelClient:
         """Where the server is."""
         return self._endpoint.url
 
+    def close(self) -> None:
+        """Close the idle connections that `complete` keeps."""
+        if "_client" in self.__dict__:
+            self._client.close()
+
     def complete(
         self, messages: Sequence[Message], stop: Sequence[str], tools: Sequence[ToolSpec] = ()
     ) -> Generator[str, None, str]:
