@@ -102,4 +102,4 @@ def build(studio: Studio) -> None:
 
 def _origin(request: gr.Request) -> str:
     """Return where the browser found the Studio."""
-    return f"{request.request.url.scheme}://{request.headers['host']}"
+    return f"{request.url.scheme}://{request.headers['host']}"
