@@ -91,7 +91,7 @@ def test_observations_of_tool_messages_are_shortened_too() -> None:
         (sample(""), None, "no label but the stop token"),
         (sample("Action: look\nAction Input: {}\nObservation: 7 degrees"), None, "label on an observation"),
         (sample("I saw \nObservation: <result>7</result>"), None, "label on an observation"),
-        (visit("native", "7"), None, "not in its messages"),
+        (visit("native", "7"), None, "chat template to tell"),
         (visit("v06", "7"), None, None),
         (sample("Action: look\nAction Input: {}\nObservation:"), None, None),
     ],

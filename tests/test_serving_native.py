@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from scripted_engine import ScriptedEngine, served
 from tiny import byte_tokenizer
+from toolweave.data.strategy import Strategy
 from toolweave.dialects import Prompt, get_dialect
 from toolweave.errors import ModelError
 from toolweave.models.client import ModelClient
@@ -20,6 +21,7 @@ from toolweave.models.template import ChatTemplate
 from toolweave.serving import create_app
 from toolweave.serving.conversation import dialect_messages
 from toolweave.serving.protocol import ChatMessage
+from toolweave.training.rows import prepare
 from toolweave.types import Episode, Lang, Message, Step, ToolCall, ToolSpec, Turn
 
 TAKES_TOOLS = (
@@ -77,6 +79,17 @@ def test_a_native_turn_is_what_the_template_makes_of_it(url: str, engine: Script
     assert '"arguments": {"location": "海淀区"}' in engine.prompts[-1]
     assert engine.prompts[-1].count("<|im_end|>") == 1 + len(second)
     assert engine.prompts[-1].endswith("<|im_start|>assistant\n")
+
+
+def test_a_native_row_is_trained_on_as_it_is_served(url: str, engine: ScriptedEngine) -> None:
+    steps = tuple(Step(call, "得雨", together=number > 0) for number, call in enumerate(CALLS))
+    episode = Episode((WEATHER,), (Turn("天气怎样", steps, "都下雨。"),), "你是天气助手。", Lang.ZH)
+    model = ModelClient({"model": "tiny", "model_server": "openai", "api_base": f"{url}/v1", "api_key": "none"})
+    samples = NATIVE.render(episode)
+    rows = prepare(samples, TEMPLATE, 10_000, Strategy.ERROR).kept
+    for sample, row in zip(samples, rows, strict=True):
+        "".join(model.complete(list(sample.messages), (), sample.tools))
+        assert TEMPLATE.tokenizer.decode(row.encoded.ids[: row.encoded.prompt]) == engine.prompts[-1]
 
 
 def test_what_the_template_cannot_be_given_is_refused(url: str) -> None:

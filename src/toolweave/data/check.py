@@ -10,8 +10,7 @@ from itertools import chain
 from toolweave.data.load import VISIT, Dropped, Loading, LoadReport
 from toolweave.data.problems import Failure
 from toolweave.data.strategy import Strategy
-from toolweave.data.validate import sample_dialect
-from toolweave.dialects import get_dialect
+from toolweave.dialects import dialect_of, get_dialect
 from toolweave.errors import ModelError
 from toolweave.models.base_models import load_template
 from toolweave.types import InvalidToolCall, Sample
@@ -103,7 +102,7 @@ class _Measure:
         file, _, line = str(sample.meta.get(VISIT, "")).rpartition(":")
         at, own = int(line) if line.isdigit() else 0, str(sample.meta.get("id") or "")
         try:
-            prompt = self._template.prompt_ids(sample.messages)
+            prompt = self._template.request_ids(sample)
         except ModelError as error:
             return Dropped(at, str(error).splitlines()[0], Failure.TEMPLATE, own, file)
         length = len(prompt) + len(self._template.completion_ids(sample.completion))
@@ -114,6 +113,6 @@ class _Measure:
 
 
 def _called(sample: Sample) -> list[str]:
-    dialect = sample_dialect(sample) or get_dialect("v06")
+    dialect = dialect_of(sample) or get_dialect("v06")
     calls = dialect.parse(sample.completion).calls
     return [call.name for call in calls if not isinstance(call, InvalidToolCall)]

@@ -10,9 +10,8 @@ from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from referencing import Registry
 
 from toolweave.data.problems import Failure, RowError
-from toolweave.dialects import AgentFabric, Dialect, get_dialect
+from toolweave.dialects import AgentFabric, dialect_of, get_dialect
 from toolweave.dialects.caching import cached_by_identity
-from toolweave.errors import ToolweaveError
 from toolweave.types import Episode, InvalidToolCall, Sample, ToolCall, ToolSpec
 
 _FAILURES = {
@@ -85,16 +84,8 @@ def check_sample(sample: Sample) -> None:
         check_calls(calls, sample.tools)
 
 
-def sample_dialect(sample: Sample) -> Dialect | None:
-    """Return the dialect that a sample was written in, if its meta names one."""
-    try:
-        return get_dialect(str(sample.meta.get("dialect")))
-    except ToolweaveError:
-        return None
-
-
 def _calls(sample: Sample) -> Iterator[ToolCall]:
-    dialect = sample_dialect(sample) or get_dialect("v06")
+    dialect = dialect_of(sample) or get_dialect("v06")
     for call in dialect.parse(sample.completion).calls:
         if isinstance(call, InvalidToolCall):
             raise RowError(

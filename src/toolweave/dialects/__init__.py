@@ -9,6 +9,7 @@ from toolweave.dialects.native import Native
 from toolweave.dialects.parallel import ParallelAgentFabric
 from toolweave.dialects.react import ReAct
 from toolweave.errors import ToolweaveError
+from toolweave.types import Sample
 
 _DIALECTS: dict[str, Dialect] = {
     name: dialect
@@ -31,4 +32,9 @@ def get_dialect(name: str) -> Dialect:
     return _DIALECTS[name]
 
 
-__all__ = ["AgentFabric", "CallsPerReply", "Dialect", "Prompt", "ToolsIn", "get_dialect"]
+def dialect_of(sample: Sample) -> Dialect | None:
+    """Return the dialect that a sample was written in, if its meta names one."""
+    return _DIALECTS.get(str(sample.meta.get("dialect")))
+
+
+__all__ = ["AgentFabric", "CallsPerReply", "Dialect", "Prompt", "ToolsIn", "dialect_of", "get_dialect"]

@@ -11,8 +11,9 @@ from typing import Any, cast
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from toolweave.dialects import ToolsIn, dialect_of
 from toolweave.errors import ModelError
-from toolweave.types import Json, Message, ToolSpec
+from toolweave.types import Json, Message, Sample, ToolSpec
 
 _PROBE = ToolSpec("probe_tool", "", {"type": "object", "properties": {}})
 
@@ -48,6 +49,12 @@ class ChatTemplate:
         template refuses the messages.
         """
         return self._encode(self._render(messages, generate=True, tools=tools))
+
+    def request_ids(self, sample: Sample) -> list[int]:
+        """Return the tokens of the request that a sample is a reply to, as the server renders it."""
+        dialect = dialect_of(sample)
+        told = dialect is not None and dialect.tools_in is ToolsIn.REQUEST
+        return self.prompt_ids(sample.messages, sample.tools if told else ())
 
     def completion_ids(self, completion: str) -> list[int]:
         """Return the tokens of a reply and the end token. A reply is text: it holds no control tokens."""

@@ -81,7 +81,7 @@ def _canonical(reply: Reply, template: ChatTemplate) -> Reply:
 def _embedded(engine: Engine) -> Reply:
     def reply(request: Sample) -> list[int]:
         params = SamplingParams(max_tokens=MAX_TOKENS)
-        generation = engine.submit(engine.template.prompt_ids(request.messages), params)
+        generation = engine.submit(engine.template.request_ids(request), params)
         return reply_tokens("".join(generation), engine.template)
 
     return reply
@@ -99,7 +99,7 @@ def _served(api_base: str, template: ChatTemplate) -> Reply:
         try:
             answer = client.completions.create(
                 model=model,
-                prompt=template.prompt_ids(request.messages),
+                prompt=template.request_ids(request),
                 temperature=0,
                 max_tokens=MAX_TOKENS,
             )

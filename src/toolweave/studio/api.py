@@ -118,12 +118,12 @@ def api(workspace: Workspace, users: Users) -> APIRouter:
     @routes.post("/builder/import/{agent}")
     async def import_over(request: Request, agent: str) -> Json:
         own = home(request)
-        packed = (await request.form()).get("file") if _is_form(request) else None
         with TemporaryDirectory() as folder:
             archive = Path(folder, "agent.zip")
-            if isinstance(packed, StarletteUpload):
-                archive.write_bytes(await packed.read())
-            else:
+            async with request.form() as form:
+                if isinstance(packed := form.get("file"), StarletteUpload):
+                    archive.write_bytes(await packed.read())
+            if not archive.exists():
                 url = str((await request.json()).get("url", ""))
                 archive.write_bytes(await run_in_threadpool(fetch, url))
             own.import_agent(archive, agent)
@@ -262,10 +262,6 @@ def _object(text: str, name: str) -> Json:
     if not isinstance(found, dict):
         raise DataError(f"{name} is not a JSON object")
     return found
-
-
-def _is_form(request: Request) -> bool:
-    return request.headers.get("content-type", "").startswith("multipart/form-data")
 
 
 def _keep(home: Home, session: str, file: UploadFile) -> Path:

@@ -16,7 +16,6 @@ from typing import Any
 import gradio as gr
 
 from toolweave.agents.spec import LOCAL_USER
-from toolweave.errors import ToolweaveError
 from toolweave.studio.text import say
 from toolweave.studio.views import compare, configure, create, preview, publish, traces, train
 from toolweave.studio.workspace import Home, Workspace
@@ -84,11 +83,6 @@ BUILDING = (
     Tab("shell.publish", publish.build),
 )
 AREAS = (Tab("shell.traces", traces.build), Tab("shell.train", train.build), Tab("shell.compare", compare.build))
-
-
-def shown(error: ToolweaveError) -> gr.Error:
-    """Return, for `raise`, an error that the user can mend as a message of the page."""
-    return gr.Error(str(error), print_exception=False)
 
 
 def blocks(workspace: Workspace, lang: Lang) -> gr.Blocks:

@@ -29,7 +29,7 @@ def encode(samples: Iterable[Sample], template: ChatTemplate, max_length: int) -
     kept: list[Encoded] = []
     too_long = 0
     for sample in samples:
-        prompt = template.prompt_ids(sample.messages)
+        prompt = template.request_ids(sample)
         ids = (*prompt, *template.completion_ids(sample.completion))
         if len(ids) > max_length:
             too_long += 1

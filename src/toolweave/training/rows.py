@@ -18,8 +18,7 @@ from rich.console import Console
 
 from toolweave.data.load import VISIT
 from toolweave.data.strategy import Strategy
-from toolweave.dialects import Dialect, get_dialect
-from toolweave.dialects.base import ToolsIn
+from toolweave.dialects import ToolsIn, dialect_of, get_dialect
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.models.template import ChatTemplate
 from toolweave.training.batching import encode
@@ -118,9 +117,9 @@ def prepare(samples: Sequence[Sample], template: ChatTemplate, max_length: int, 
 
 def mask_fault(sample: Sample, encoded: Encoded, template: ChatTemplate) -> str | None:
     """Return why a row must not be learned: its labels are not just the reply and its stop token, or tools unseen."""
-    dialect = _dialect(sample)
-    if dialect is not None and dialect.tools_in is ToolsIn.REQUEST and sample.tools:
-        return f"the tools of {dialect.name} are not in its messages, so they would not be seen"
+    dialect = dialect_of(sample)
+    if dialect is not None and dialect.tools_in is ToolsIn.REQUEST and sample.tools and not template.takes_tools:
+        return f"the tools of {dialect.name} are for the chat template to tell, and this model's does not"
     labels = encoded.ids[encoded.prompt :]
     if not labels or labels[-1] != template.end_id:
         return "the stop token of the reply is not trained" if labels else "no label"
@@ -197,15 +196,8 @@ def shorten_observations(sample: Sample, limit: int) -> Sample:
     return replace(sample, messages=tuple(messages))
 
 
-def _dialect(sample: Sample) -> Dialect | None:
-    try:
-        return get_dialect(str(sample.meta.get("dialect", _DEFAULT_DIALECT)))
-    except ToolweaveError:
-        return None
-
-
 def _frame(sample: Sample) -> tuple[str, str]:
     """Return what the sample's dialect writes before and after an observation inside a message."""
-    dialect, mark = _dialect(sample), "\0"
-    before, found, after = dialect.observation_text(mark).partition(mark) if dialect else ("", "", "")
+    dialect, mark = dialect_of(sample) or get_dialect(_DEFAULT_DIALECT), "\0"
+    before, found, after = dialect.observation_text(mark).partition(mark)
     return (before, after) if found else ("", "")

@@ -60,7 +60,7 @@ def _probes(template: ChatTemplate) -> list[list[int]]:
         get_dialect(episode.meta["dialect"]).render(episode)[-1]
         for episode in held_out_episodes()[:: 300 // _PROBES][:_PROBES]
     ]
-    return [template.prompt_ids(sample.messages) for sample in samples]
+    return [template.request_ids(sample) for sample in samples]
 
 
 @torch.no_grad()

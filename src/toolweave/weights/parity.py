@@ -93,7 +93,7 @@ def greedy(model: PreTrainedModel | PeftModel, template: ChatTemplate, max_token
 
     @torch.no_grad()
     def reply(request: Sample) -> list[int]:
-        ids = torch.tensor([template.prompt_ids(request.messages)])
+        ids = torch.tensor([template.request_ids(request)])
         generate = cast(Callable[..., torch.Tensor], model.generate)
         generated = generate(
             input_ids=ids,
