@@ -25,7 +25,9 @@ def wilson(successes: int, n: int) -> Interval:
     rate = successes / n
     centre = rate + _Z * _Z / (2 * n)
     half = _Z * math.sqrt(rate * (1 - rate) / n + _Z * _Z / (4 * n * n))
-    return Interval((centre - half) / (1 + _Z * _Z / n), (centre + half) / (1 + _Z * _Z / n))
+    # Rounding must not leave [0, 1]: "-0 %" would be shown.
+    low, high = (min(1.0, max(0.0, end / (1 + _Z * _Z / n))) for end in (centre - half, centre + half))
+    return Interval(low, high)
 
 
 def mcnemar(gained: int, lost: int) -> float:
