@@ -21,7 +21,7 @@ from toolweave.data.load import render
 from toolweave.data.problems import Failure, RowError
 from toolweave.data.synthesize import Kind
 from toolweave.data.validate import check_episode
-from toolweave.dialects import Dialect
+from toolweave.dialects import Dialect, get_dialect
 from toolweave.errors import DataError
 from toolweave.facts import check_answer
 from toolweave.tools.simulate import example
@@ -129,16 +129,16 @@ class AgentRows:
     def drafts(self, count: int) -> Iterator[Episode]:
         """Yield more than enough visits for `count`, kinds and tools taking turns at random."""
         kinds = self._rng.choices(list(MIX), weights=list(MIX.values()), k=count * _TRIES)
+        make: dict[Kind, Callable[[ToolSpec], list[Turn]]] = {
+            Kind.ONE_CALL: self._one_call,
+            Kind.TWO_CALL: self._two_call,
+            Kind.FOLLOW_UP: self._follow_up,
+            Kind.TOOL_ERROR: self._tool_error,
+            Kind.MISSING: self._missing,
+            Kind.NO_CALL: self._no_call,
+        }
         for kind in kinds:
             tool = self._rng.choice(self._agent.tools)
-            make: dict[Kind, Callable[[ToolSpec], list[Turn]]] = {
-                Kind.ONE_CALL: self._one_call,
-                Kind.TWO_CALL: self._two_call,
-                Kind.FOLLOW_UP: self._follow_up,
-                Kind.TOOL_ERROR: self._tool_error,
-                Kind.MISSING: self._missing,
-                Kind.NO_CALL: self._no_call,
-            }
             if kind is Kind.NO_CALL and len(self._agent.tools) > 1 and self._rng.random() < 0.3:
                 turns, tools = self._unfit(tool), self._shown([other for other in self._agent.tools if other != tool])
             else:
@@ -187,7 +187,7 @@ class AgentRows:
 
     def _tool_error(self, tool: ToolSpec) -> list[Turn]:
         asked, detail = self._ask(tool), self._requests.pick("failure")
-        framed = f"Tool api {tool.name} failed to call. Args: {asked.step.call.arguments_json()}.Details: {detail}"
+        framed = get_dialect("v06").error_observation(asked.step.call, detail)
         step = replace(asked.step, observation=framed if self._rng.random() < 0.6 else detail)
         answer = self._requests.pick("failed").format(d=detail)
         return [Turn(self._requests.sentence(tool, asked.values), (step,), answer)]

@@ -8,15 +8,14 @@ the agents as their authors wrote them.
 
 from __future__ import annotations
 
-import json
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import cycle, islice, repeat
 from typing import Any
 
+from toolweave.data.answers import apologise, retell
 from toolweave.data.catalogue import (
     Agent,
     Breadth,
@@ -42,10 +41,6 @@ _WHOLE_VISITS = 4
 # which costs nothing: equal tokens are computed once.
 _WEIGHT_OF_OTHERS = 2
 _DIALECTS = ("agentfabric-v06", "agentfabric-v07")
-_INTRODUCTION = {Lang.ZH: "结果如下：", Lang.EN: "Here is the result: "}
-_APOLOGY = {Lang.ZH: "抱歉，操作失败：", Lang.EN: "Sorry, that failed: "}
-_PICTURE = re.compile(r"(?:!\[\w+\]\()?(?P<url>https?://\S+?\.(?:png|jpg))\)?")
-_PICTURE_NAME = {Lang.ZH: "图片", Lang.EN: "Image"}
 
 
 class Kind(StrEnum):
@@ -178,7 +173,7 @@ class Synthesizer:
         joins = self._pieces("heldout_joins" if self._split is Split.TEST else "joins", setting.lang)
         query = fill(self._rng.choice(joins), {"a": first.query, "b": second.query})
         steps = (Step(first.call, first.observation), Step(second.call, second.observation))
-        turn = Turn(self._finish(query, setting.lang), steps, _answer(steps, setting.lang))
+        turn = Turn(self._finish(query, setting.lang), steps, retell(steps, setting.lang))
         return [turn], (*first.facts, *second.facts)
 
     def _follow_up(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
@@ -197,7 +192,7 @@ class Synthesizer:
         detail = self._rng.choice(self._pieces("error_details", setting.lang, tail=_TEST_PAIRS))
         framed = get_dialect(setting.dialect).error_observation(asked.call, detail)
         observation = framed if self._rng.random() < 0.6 else detail
-        return [Turn(asked.query, (Step(asked.call, observation),), _APOLOGY[setting.lang] + detail)], ()
+        return [Turn(asked.query, (Step(asked.call, observation),), apologise(detail, setting.lang))], ()
 
     def _missing(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         phrases = tool.phrases["missing"][setting.lang]
@@ -332,39 +327,7 @@ def _weighted(episode: Episode, samples: Sequence[Sample]) -> Iterator[Sample]:
 
 def _turn(asked: _Asked, lang: Lang) -> Turn:
     steps = (Step(asked.call, asked.observation),)
-    return Turn(asked.query, steps, _answer(steps, lang))
-
-
-def _answer(steps: Sequence[Step], lang: Lang) -> str:
-    """Say what the tools returned, nothing else, always in one form.
-
-    A small model learns one form in few rows and then keeps to it with any tool; of many wordings it learns which is
-    likely, and nothing about what they say.
-    """
-    glue = "" if lang is Lang.ZH else " "
-    return _INTRODUCTION[lang] + glue.join(_retold(step.observation, lang) for step in steps)
-
-
-def _retold(observation: str, lang: Lang) -> str:
-    """Return an observation as a sentence: a JSON object as its members, a picture as the prompt wants it shown."""
-    comma, colon, stop = ("，", "：", "。") if lang is Lang.ZH else (", ", ": ", ".")
-    told = observation
-    if observation.startswith("{"):
-        told = comma.join(f"{key}{colon}{value}" for key, value in _leaves(json.loads(observation)))
-    told = _PICTURE.sub(lambda found: f"![{_PICTURE_NAME[lang]}]({found['url']})", told)
-    return told if told[-1] in ".。!！)" else told + stop
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the innermost members of a JSON value, each with its own key."""
-    if isinstance(value, dict):
-        for name, member in value.items():
-            yield from _leaves(member, name)
-    elif isinstance(value, list):
-        for member in value:
-            yield from _leaves(member, key)
-    else:
-        yield key, value
+    return Turn(asked.query, steps, retell(steps, lang))
 
 
 def _alias(name: str, rng: random.Random) -> str:
