@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,7 +76,7 @@ def requests(template: ChatTemplate, round_: int) -> list[list[Message]]:
         count += 1
 
 
-class Engine:
+class Engine(ABC):
     """An engine in processes of its own; `start_seconds` is how long it took until it could answer."""
 
     def __init__(self, name: str, line: Sequence[str], size: int) -> None:
@@ -95,12 +96,13 @@ class Engine:
         assert said, f"{self.name} ended"
         return said
 
+    @abstractmethod
     def _wait(self) -> None:
-        raise NotImplementedError
+        """Wait until the engine answers."""
 
+    @abstractmethod
     def measure(self, asked: Sequence[list[Message]], template: ChatTemplate, tokens: int) -> dict[str, float]:
         """Ask all at once; `first` is the time to the first token of the first request."""
-        raise NotImplementedError
 
 
 class Server(Engine):

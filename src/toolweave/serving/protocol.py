@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -180,9 +181,9 @@ class _GenerationRequest(_Wire):
         )
 
     @property
+    @abstractmethod
     def top(self) -> int | None:
         """How many likeliest tokens to report with each token; None reports no log-probabilities."""
-        raise NotImplementedError
 
     @property
     def choices(self) -> int:
