@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,7 +34,7 @@ from toolweave.studio.text import table
 from toolweave.studio.transcript import transcript
 from toolweave.studio.workspace import Home, Workspace
 from toolweave.traces.trace import FeedbackKind, Filter
-from toolweave.types import Lang
+from toolweave.types import Json, Lang
 
 AGENT = "weather_painter"
 SOURCES = Path(__file__).parents[1] / "src" / "toolweave" / "studio"
@@ -160,6 +162,25 @@ def test_a_stopped_visit_ends_at_once_and_can_be_asked_again(home: Home) -> None
     talk.rewind(0)
     asked(home, talk, "你能做什么")
     assert [turn.query for turn in talk.turns] == ["你能做什么"]
+
+
+def test_who_follows_sees_the_end_however_slow_the_disk_is(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(path: Path, value: Json) -> None:
+        time.sleep(0.3)
+        write_json(path, value)
+
+    async def states(talk: Conversation) -> list[State]:
+        seen = []
+        async for _ in talk.follow():
+            seen.append(talk.turns[0].state)
+            if talk.turns[0].parts:
+                talk.stop()
+        return seen
+
+    monkeypatch.setattr("toolweave.studio.conversation.write_json", slow)
+    talk = home.conversation(AGENT, "slow-disk")
+    talk.ask("慢慢讲一个故事", lambda source: cast(home, AGENT, source))
+    assert asyncio.run(states(talk))[-1] is State.STOPPED
 
 
 def test_what_goes_wrong_is_said_in_the_conversation(home: Home) -> None:

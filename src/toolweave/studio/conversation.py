@@ -163,7 +163,8 @@ class Conversation:
         """Yield now, and after changes until no turn is under way."""
         seen = -1
         while True:
-            done, version = not self.running, self._version
+            with self._changed:  # a turn that is over and the version that says so are one change
+                done, version = not self.running, self._version
             if version != seen:
                 seen = version
                 yield
