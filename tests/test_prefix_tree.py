@@ -181,6 +181,12 @@ def test_weights_that_are_not_kept_are_computed_again(monkeypatch: pytest.Monkey
     torch.testing.assert_close(recomputed, kept)
 
 
+@given(st.lists(st.integers(0, 2**16 - 1), min_size=1), st.sampled_from([torch.bfloat16, torch.float16]))
+def test_the_highest_score_is_found_among_all_16_bit_floats(bits: list[int], dtype: torch.dtype) -> None:
+    scores = torch.tensor(bits, dtype=torch.uint16).view(dtype).nan_to_num(0.0)[None]
+    torch.testing.assert_close(attention._highest(scores), scores.amax(-1, keepdim=True), rtol=0, atol=0)
+
+
 def test_capped_scores_are_refused() -> None:
     tree = PrefixTree.build([Encoded(tuple(range(10)), 2)])
     query = torch.zeros(1, 2, 10, 16)

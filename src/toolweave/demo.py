@@ -41,8 +41,8 @@ TRAINING_VISITS = 2200
 _VALIDATION_VISITS = 40
 _VALIDATION_SEED = 17
 _CHATS, _SELF_COGNITION = 40, 24
-# One group of visits, which share a prompt of about 800 tokens, is one batch.
-_BATCH_TOKENS = 3072
+# One group of visits, which share a prompt of about 700 tokens, is one batch.
+_BATCH_TOKENS = 2560
 _LEARNING_RATE = 3e-3
 # The base model rambles to its limit; replies of the tuned one need a third of this.
 _MAX_TOKENS = 160

@@ -112,11 +112,24 @@ def _attend(q: Tensor, k: Tensor, node: Node, groups: int, plan: _Plan) -> _Bloc
         positions = plan.tree.positions
         distance = positions[node.start : node.end, None] - positions[node.start : node.stop]
         by_token.masked_fill_((distance >= plan.window).unsqueeze(1).to(q.device), masked)
-    highest = scores.amax(-1, keepdim=True).float()
+    highest = _highest(scores).float()
     # Computed in float32 inside, whatever the dtype of the scores.
     weights = scores.softmax(-1)
     # The highest weight is exp(0) / sum(exp(scores - highest)).
-    return _Block(weights, highest - weights.amax(-1, keepdim=True).float().log())
+    return _Block(weights, highest - _highest(weights).float().log())
+
+
+def _highest(x: Tensor) -> Tensor:
+    """Return `x.amax(-1, keepdim=True)`.
+
+    Torch reduces 16-bit integers ten times faster than bf16, and within a sign the bits of a float are in its order:
+    forwards for positive numbers, backwards for negative ones.
+    """
+    if x.element_size() != 2 or x.device.type != "cpu":
+        return x.amax(-1, keepdim=True)
+    bits = x.view(torch.int16)
+    top = bits.amax(-1, keepdim=True)
+    return torch.where(top >= 0, top, bits.amin(-1, keepdim=True)).view(x.dtype)
 
 
 def tree_attention(
