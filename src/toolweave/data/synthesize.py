@@ -35,8 +35,8 @@ _TEST_PAIRS = 5
 _TEST_CHATS = 30
 # More would pay less for the prompt they share, but a group is a step of the optimizer, and steps are few.
 VISITS_PER_GROUP = 12
-# So many of them are trained from the question to the answer; of the others only the decisions whether and what to call.
-# Those are the harder part, and cost a third.
+# So many of them are trained from the question to the answer; of the others only the decisions whether and what to
+# call. Those are the harder part, and cost a third.
 _WHOLE_VISITS = 2
 # First calls are most rows, and a model that only ever learned to call would always call. The other rows count twice,
 # which costs nothing: equal tokens are computed once.

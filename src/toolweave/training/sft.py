@@ -26,6 +26,7 @@ from toolweave.training.distributed import Workers, joined
 from toolweave.training.layout import named_checkpoint
 from toolweave.training.log import LOG_NAME, RunLog
 from toolweave.training.lora import add_lora
+from toolweave.training.memory import give_back
 from toolweave.training.plan import Plan, fingerprint, labels
 from toolweave.training.plots import plot_run
 from toolweave.training.prefix_tree import Encoded, PrefixTree
@@ -234,6 +235,7 @@ class _Run:
             group["lr"] = self._plan.learning_rate(number)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        give_back()
         return total, round(all_distinct), norm, stops > 0
 
     def _refuse(self, number: int, work: _Work, losses: Sequence[Tensor], total: float) -> None:
