@@ -37,7 +37,7 @@ _TEST_CHATS = 30
 VISITS_PER_GROUP = 12
 # So many of them are trained from the question to the answer; of the others only the decisions whether and what to
 # call. Those are the harder part, and cost a third.
-_WHOLE_VISITS = 2
+_WHOLE_VISITS = 3
 # First calls are most rows, and a model that only ever learned to call would always call. The other rows count twice,
 # which costs nothing: equal tokens are computed once.
 _WEIGHT_OF_OTHERS = 2
@@ -55,8 +55,9 @@ class Kind(StrEnum):
     NO_CALL = "no_call"
 
 
-_WHOLE_MIX = {Kind.ONE_CALL: 0.36, Kind.TWO_CALL: 0.32, Kind.FOLLOW_UP: 0.16, Kind.TOOL_ERROR: 0.16}
-_DECISION_MIX = {Kind.ONE_CALL: 0.52, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.07, Kind.MISSING: 0.12, Kind.NO_CALL: 0.22}
+# Second calls are far more frequent than in life: what a model has seldom seen after a result it never says.
+_WHOLE_MIX = {Kind.ONE_CALL: 0.42, Kind.TWO_CALL: 0.28, Kind.FOLLOW_UP: 0.15, Kind.TOOL_ERROR: 0.15}
+_DECISION_MIX = {Kind.ONE_CALL: 0.54, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.05, Kind.MISSING: 0.12, Kind.NO_CALL: 0.22}
 
 
 @dataclass(frozen=True, slots=True)
