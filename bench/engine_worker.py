@@ -4,7 +4,8 @@
     python bench/engine_worker.py llama_cpp FILE.gguf
 
 Says `{"ready": true}`, then answers each line `{"prompts": [[ids]], "tokens": n}` with
-`{"first": seconds to the first token, "seconds": all, "tokens": made}`. Prompts go in one batch where the library can.
+`{"first": seconds to the first token, "seconds": all, "tokens": made, "ids": [[made]]}`. Prompts go in one batch where
+the library can. `llama_cpp_f32` keeps keys and values in float32, as parity needs it, where llama.cpp takes float16.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-Measure = Callable[[list[list[int]], int], dict[str, float]]
+Measure = Callable[[list[list[int]], int], dict[str, Any]]
 
 
 def transformers(folder: str) -> Measure:
@@ -42,7 +43,7 @@ def transformers(folder: str) -> Measure:
             pass
 
     @torch.inference_mode()
-    def measure(prompts: list[list[int]], tokens: int) -> dict[str, float]:
+    def measure(prompts: list[list[int]], tokens: int) -> dict[str, Any]:
         longest = max(map(len, prompts))
         ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -62,31 +63,43 @@ def transformers(folder: str) -> Measure:
             "first": (streamer.at if streamer else ended) - started,
             "seconds": ended - started,
             "tokens": made[:, longest:].numel(),
+            "ids": made[:, longest:].tolist(),
         }
 
     return measure
 
 
-def llama_cpp(path: str) -> Measure:
+def llama_cpp(path: str, **options: Any) -> Measure:
     from llama_cpp import Llama
 
-    model = Llama(path, n_ctx=2048, verbose=False)
+    model = Llama(path, n_ctx=2048, verbose=False, **options)
 
-    def measure(prompts: list[list[int]], tokens: int) -> dict[str, float]:
-        started, first, made = time.perf_counter(), 0.0, 0
+    def measure(prompts: list[list[int]], tokens: int) -> dict[str, Any]:
+        started, first = time.perf_counter(), 0.0
+        replies: list[list[int]] = []
         for prompt in prompts:
-            for number, _ in enumerate(model.generate(prompt, temp=0.0, repeat_penalty=1.0)):
+            made: list[int] = []
+            for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):
                 first = first or time.perf_counter()
-                made += 1
-                if number + 1 == tokens:
+                made.append(token)
+                if len(made) == tokens:
                     break
-        return {"first": first - started, "seconds": time.perf_counter() - started, "tokens": made}
+            replies.append(made)
+        seconds = time.perf_counter() - started
+        return {"first": first - started, "seconds": seconds, "tokens": sum(map(len, replies)), "ids": replies}
 
     return measure
 
 
+def llama_cpp_f32(path: str) -> Measure:
+    return llama_cpp(path, type_k=0, type_v=0)
+
+
+LIBRARIES = {"transformers": transformers, "llama_cpp": llama_cpp, "llama_cpp_f32": llama_cpp_f32}
+
+
 def main() -> None:
-    measure = {"transformers": transformers, "llama_cpp": llama_cpp}[sys.argv[1]](sys.argv[2])
+    measure = LIBRARIES[sys.argv[1]](sys.argv[2])
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -150,12 +150,15 @@ class Worker(Engine):
 
     def measure(self, asked: Sequence[list[Message]], template: ChatTemplate, tokens: int) -> dict[str, float]:
         """Ask all in one batch."""
+        return self.ask([template.prompt_ids(messages) for messages in asked], tokens)
+
+    def ask(self, prompts: Sequence[list[int]], tokens: int) -> dict[str, Any]:
+        """Return what the library says to these prompts, see engine_worker.py."""
         assert self.process.stdin is not None
-        prompts = [template.prompt_ids(messages) for messages in asked]
         self.process.stdin.write(json.dumps({"prompts": prompts, "tokens": tokens}) + "\n")
         self.process.stdin.flush()
-        measured: dict[str, float] = json.loads(self.line())
-        return measured
+        said: dict[str, Any] = json.loads(self.line())
+        return said
 
 
 def size_of(python: str, *packages: str) -> int:
