@@ -2,9 +2,9 @@
 
     python bench/parity.py --ckpt_dir MERGED --adapter ADAPTER --server --vllm --llama_python PYTHON
 
-Forms: the adapter on its base, the embedded engine and vLLM in float32; with `--server` the embedded server in the dtype
-it takes here; with `--llama_python PYTHON` (that has llama-cpp-python) llama.cpp on GGUF files written for this. Says for
-each how many of the greedy replies are the same, token for token, and where the first differs.
+Forms: the adapter on its base, the embedded engine and vLLM in float32; with `--server` the embedded server in the
+dtype it takes here; with `--llama_python PYTHON` (that has llama-cpp-python) llama.cpp on GGUF files written for this.
+Says for each how many of the greedy replies are the same, token for token, and where the first differs.
 """
 
 from __future__ import annotations
