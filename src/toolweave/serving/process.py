@@ -112,18 +112,19 @@ def wait_until_healthy(
     Raises ServerError when the server ends first, or takes longer than `seconds`.
     """
     started = told = time.monotonic()
-    while (now := time.monotonic()) < started + seconds:
-        if stopping():
-            return False
-        if server.poll() is not None:
-            raise ServerError(f"{name} ended with exit code {server.returncode}", "see its message above")
-        with suppress(httpx.TransportError):
-            if httpx.get(url, timeout=2, trust_env=False).is_success:
-                return True
-        if now > told + _TELL_EVERY:
-            told = now
-            print(f"{name} is still starting, for {now - started:.0f} s now", file=sys.stderr, flush=True)
-        time.sleep(_TICK)
+    with httpx.Client(timeout=2, trust_env=False) as client:
+        while (now := time.monotonic()) < started + seconds:
+            if stopping():
+                return False
+            if server.poll() is not None:
+                raise ServerError(f"{name} ended with exit code {server.returncode}", "see its message above")
+            with suppress(httpx.TransportError):
+                if client.get(url).is_success:
+                    return True
+            if now > told + _TELL_EVERY:
+                told = now
+                print(f"{name} is still starting, for {now - started:.0f} s now", file=sys.stderr, flush=True)
+            time.sleep(_TICK)
     raise ServerError(f"{name} did not answer at {url} within {seconds:g} s")
 
 
