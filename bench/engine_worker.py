@@ -82,7 +82,7 @@ def transformers(folder: str) -> Measure:
 def llama_cpp(path: str, **options: Any) -> Measure:
     from llama_cpp import Llama
 
-    model = Llama(path, n_ctx=2048, verbose=False, **options)
+    model = Llama(path, n_ctx=2048, n_threads=threads(), n_threads_batch=threads(), verbose=False, **options)
 
     def measure(prompts: list[list[int]], tokens: int) -> dict[str, Any]:
         started, first = time.perf_counter(), 0.0
