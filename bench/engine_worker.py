@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 Measure = Callable[[list[list[int]], int], dict[str, Any]]
@@ -135,7 +136,7 @@ def batching(folder: str) -> Measure:
 
 
 def ctranslate2(folder: str) -> Measure:
-    """CTranslate2 on a folder of its converter; what all prompts share is given to it as their static prompt."""
+    """CTranslate2 on a folder of its converter; what all prompts so far share is its static prompt, which it keeps."""
     from pathlib import Path
 
     from ctranslate2 import Generator
@@ -143,12 +144,18 @@ def ctranslate2(folder: str) -> Measure:
     words: list[str] = json.loads((Path(folder) / "vocabulary.json").read_text("utf-8"))
     model = Generator(folder, device="cpu", compute_type="default", intra_threads=threads())
 
+    shared: list[str] = []
+
     def measure(prompts: list[list[int]], tokens: int) -> dict[str, Any]:
+        nonlocal shared
         told = [[words[token] for token in prompt] for prompt in prompts]
+        columns = zip(shared or told[0][:-1], *told, strict=False)
+        shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
         firsts: list[float] = []
         started = time.perf_counter()
         results = model.generate_batch(
-            told,
+            [prompt[len(shared) :] for prompt in told],
+            static_prompt=shared,
             max_length=tokens,
             min_length=tokens,
             sampling_topk=1,
