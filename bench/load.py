@@ -2,8 +2,8 @@
 
     python bench/load.py --ckpt_dir MERGED --clients 500 --minutes 10
 
-Every client asks for a reply that was taken before alone; greedy replies must be the same under load. Told that the queue
-is full, a client comes again after the time the server named. `late` counts what did not come within ten minutes.
+Every client asks for a reply that was taken before alone; greedy replies must be the same under load. Told that the
+queue is full, a client comes again after the time the server named. `late` did not come within ten minutes.
 """
 
 from __future__ import annotations
