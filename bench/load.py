@@ -28,8 +28,15 @@ def body(prompt: str) -> dict[str, object]:
     return {"messages": messages, "stream": True, "temperature": 0, "max_tokens": 16}
 
 
+class LateError(Exception):
+    """The server gave a request up at its deadline."""
+
+
 async def ask(client: httpx.AsyncClient, prompt: str, leave_after: int | None) -> str | int | None:
-    """Return the reply, the seconds to wait when the queue is full, or None when the client left."""
+    """Return the reply, the seconds to wait when the queue is full, or None when the client left.
+
+    Raises LateError, or httpx.ReadTimeout when nothing came at all.
+    """
     text = ""
     async with client.stream("POST", "/v1/chat/completions", json=body(prompt)) as reply:
         if reply.status_code == 429:
@@ -37,7 +44,10 @@ async def ask(client: httpx.AsyncClient, prompt: str, leave_after: int | None) -
         reply.raise_for_status()
         async for line in reply.aiter_lines():
             if line.startswith("data: {"):
-                text += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
+                chunk = json.loads(line[6:])
+                if "error" in chunk:
+                    raise LateError(chunk["error"]["message"])
+                text += chunk["choices"][0]["delta"].get("content", "")
                 if leave_after is not None and (leave_after := leave_after - 1) < 0:
                     return None
     return text
@@ -57,7 +67,7 @@ async def crowd(url: str, clients: int, seconds: float, server: psutil.Process) 
                 prompt = dice.choice(PROMPTS)
                 try:
                     got = await ask(client, prompt, dice.choice([None, dice.randrange(12)]))
-                except httpx.ReadTimeout:
+                except (httpx.ReadTimeout, LateError):
                     counts["late"] += 1
                     continue
                 if isinstance(got, int):
