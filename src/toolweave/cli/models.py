@@ -119,11 +119,18 @@ def deploy(
     allow_origin: Annotated[
         list[str] | None, typer.Option("--allow_origin", help="Web page that may ask (CORS); repeatable.")
     ] = None,
+    end_with_stdin: Annotated[
+        bool, typer.Option("--end_with_stdin", help="Stop when standard input closes, so with what started this.")
+    ] = False,
 ) -> None:
     """Serve a model over the OpenAI API until interrupted. With vLLM, what follows -- goes to it as it is.
 
     Example: toolweave deploy --ckpt_dir output/sft/checkpoint-40-merged --port 8000
     """
+    if end_with_stdin:
+        from toolweave.serving.process import end_with_stdin as watch_stdin
+
+        watch_stdin()
     key = api_key or os.environ.get(_KEY_VARIABLE)
     if engine is EngineName.VLLM:
         from toolweave.serving.vllm import deploy as serve_vllm

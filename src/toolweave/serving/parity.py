@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import openai
@@ -29,11 +29,13 @@ def run_parity(
     adapter: Path | None = None,
     gguf: Sequence[Path] = (),
     api_bases: Sequence[str] = (),
+    others: Mapping[str, Reply] | None = None,
     count: int = 50,
 ) -> Iterator[Agreement]:
     """Yield how each form agrees with the merged model of `folder` by transformers, in float32, on `count` requests.
 
-    `api_bases` are servers of the same model, such as vLLM. Raises ModelError when a form cannot be loaded.
+    `api_bases` are servers of the same model, such as vLLM; `others` are more forms by name, which say at most
+    MAX_TOKENS. Raises ModelError when a form cannot be loaded.
     """
     requests = parity_requests(count)
     merged = load(str(folder), torch.float32)
@@ -59,6 +61,8 @@ def run_parity(
         yield compare(path.name, requests, expected, reply, template)
     for api_base in api_bases:
         yield compare(api_base, requests, expected, _served(api_base, template), template)
+    for name, reply in (others or {}).items():
+        yield compare(name, requests, expected, _canonical(reply, template), template)
 
 
 def _from_gguf(path: Path) -> PreTrainedModel:

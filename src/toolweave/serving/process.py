@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,27 +21,43 @@ _START_SECONDS = 300
 _STOP_SECONDS = 30
 _TICK = 0.2  # seconds between two looks at a program
 _TELL_EVERY = 15  # seconds of waiting
+_STDIN = 0
 
 
 @contextmanager
 def serve_model(model: str) -> Iterator[str]:
-    """Serve a model on a free local port and yield its `api_base`; the server ends with the block.
+    """Serve a model on a free local port and yield its `api_base`.
 
-    Raises ServerError when the server ends or does not answer within five minutes.
+    The server ends with the block, or with this process, however that ends. Raises ServerError when the server ends
+    or does not answer within five minutes.
     """
     port = free_port()
     command = [sys.executable, "-m", "toolweave", "deploy", "--ckpt_dir", model, "--port", str(port)]
-    server = subprocess.Popen([*command, "--served_model_name", model], stdout=subprocess.DEVNULL)
-    try:
-        wait_until_healthy(server, f"http://127.0.0.1:{port}/health", "the model server", _START_SECONDS)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
+    command += ["--served_model_name", model, "--end_with_stdin"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as server:
         try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            wait_until_healthy(server, f"http://127.0.0.1:{port}/health", "the model server", _START_SECONDS)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def end_with_stdin() -> None:
+    """Stop this process as SIGTERM does once its standard input closes.
+
+    Given a pipe, that is when the process that started this one is gone, however it ended: the system closes its end.
+    """
+
+    def watch() -> None:
+        while os.read(_STDIN, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="toolweave-stdin", daemon=True).start()
 
 
 @contextmanager
@@ -95,18 +112,19 @@ def wait_until_healthy(
     Raises ServerError when the server ends first, or takes longer than `seconds`.
     """
     started = told = time.monotonic()
-    while (now := time.monotonic()) < started + seconds:
-        if stopping():
-            return False
-        if server.poll() is not None:
-            raise ServerError(f"{name} ended with exit code {server.returncode}", "see its message above")
-        with suppress(httpx.TransportError):
-            if httpx.get(url, timeout=2, trust_env=False).is_success:
-                return True
-        if now > told + _TELL_EVERY:
-            told = now
-            print(f"{name} is still starting, for {now - started:.0f} s now", file=sys.stderr, flush=True)
-        time.sleep(_TICK)
+    with httpx.Client(timeout=2, trust_env=False) as client:
+        while (now := time.monotonic()) < started + seconds:
+            if stopping():
+                return False
+            if server.poll() is not None:
+                raise ServerError(f"{name} ended with exit code {server.returncode}", "see its message above")
+            with suppress(httpx.TransportError):
+                if client.get(url).is_success:
+                    return True
+            if now > told + _TELL_EVERY:
+                told = now
+                print(f"{name} is still starting, for {now - started:.0f} s now", file=sys.stderr, flush=True)
+            time.sleep(_TICK)
     raise ServerError(f"{name} did not answer at {url} within {seconds:g} s")
 
 

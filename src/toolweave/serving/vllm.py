@@ -22,6 +22,8 @@ _START_SECONDS = 1800
 _STOP_SECONDS, _ABORT_SECONDS = 30, 3
 # Written in our own tags, which are those of Hermes: vLLM then sends calls as OpenAI's `tool_calls`.
 _NATIVE_CALLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+# As the embedded server limits replies: by llguidance, and without the blanks that a small model would not end.
+_LIMITED = ("--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}')
 # vLLM is not to import from here.
 _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
@@ -31,7 +33,7 @@ def command(
 ) -> list[str]:
     """Return the command line of vLLM's OpenAI server; `flags` go to it as they are and win over ours."""
     model = ["--model", str(ckpt_dir), "--host", host, "--port", str(port), "--served-model-name", *names]
-    return [str(python), "-m", "vllm.entrypoints.openai.api_server", *model, *flags]
+    return [str(python), "-m", "vllm.entrypoints.openai.api_server", *model, *_LIMITED, *flags]
 
 
 def model_names(ckpt_dir: Path, served_model_name: str | None) -> list[str]:
