@@ -397,7 +397,7 @@ def test_rows_that_fail_leave_the_target_as_it_was(error: type[BaseException], t
     assert os.listdir(tmp_path) == ["out.jsonl"]
     assert target.read_text() == '{"old": true}\n'
     assert write_jsonl(target, [{"new": "好"}, {}]) == 2
-    assert target.read_text("utf-8") == '{"new": "好"}\n{}\n'
+    assert target.read_text("utf-8") == '{"new":"好"}\n{}\n'
 
 
 @pytest.mark.parametrize(

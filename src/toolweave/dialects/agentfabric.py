@@ -88,6 +88,8 @@ _URL_CLAUSE: dict[tuple[Variant, Lang], str] = {
     ("v07", Lang.EN): "",
 }
 
+_CHINESE = re.compile("[\u4e00-\u9fff]")
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 OBSERVATION = "Observation:"
 """What opens an observation; the model stops there."""
@@ -106,7 +108,7 @@ def shown_knowledge(prompt: Prompt) -> str:
 
 def contains_chinese(text: str) -> bool:
     """Tell whether the text has a Chinese character; upstream picks a tool line's language by this."""
-    return any("\u4e00" <= char <= "\u9fff" for char in text)
+    return _CHINESE.search(text) is not None
 
 
 class AgentFabric(Dialect):
@@ -195,9 +197,9 @@ class AgentFabric(Dialect):
 
     def _tools(self, prompt: Prompt) -> str:
         text = _TEXT[prompt.lang]
-        lines = "\n\n".join(_tool_line(tool) for tool in prompt.tools)
         url = _URL_CLAUSE[self.variant, prompt.lang]
-        return text.tools.replace("{url}", url).replace("{names}", _names(prompt.tools)).replace("{lines}", lines)
+        frame = text.tools.replace("{url}", url).replace("{names}", _names(prompt.tools))
+        return frame.replace("{lines}", _lines(prompt.tools))
 
     def _user(self, prompt: Prompt) -> str:
         text = _TEXT[prompt.lang]
@@ -242,9 +244,14 @@ def _names(tools: Sequence[ToolSpec]) -> str:
 
 
 @cached_by_identity
+def _lines(tools: Sequence[ToolSpec]) -> str:
+    return "\n\n".join(map(_tool_line, tools))
+
+
+@cached_by_identity
 def _tool_line(tool: ToolSpec) -> str:
     lang = Lang.ZH if contains_chinese(tool.description) else Lang.EN
-    parameters = json.dumps(tool.parameters, ensure_ascii=False)
+    parameters = _ENCODER.encode(tool.parameters)
     line = _TEXT[lang].tool_line.replace("{name}", tool.name)
     return line.replace("{parameters}", parameters).replace("{description}", tool.description)
 

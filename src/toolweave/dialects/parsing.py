@@ -31,6 +31,8 @@ def parse_action_reply(reply: str, call_words: tuple[str, ...]) -> Reply:
     that keeps the raw text. With calls present, `Reply.text` is what precedes the first one:
     an `Answer:` written before its observation exists is an invention and is left out.
     """
+    if "Action" not in reply:
+        return Reply(reply.strip())  # the marker's search would take most of the time
     marker = _marker(call_words)
     calls: list[ToolCall | InvalidToolCall] = []
     match = first = marker.search(reply)
