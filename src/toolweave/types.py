@@ -162,7 +162,7 @@ class Sample:
         `tools` is that string, where many samples share it.
         """
         if tools is None:
-            tools = json.dumps([tool.openai() for tool in self.tools], ensure_ascii=False)
+            tools = _ENCODER.encode([tool.openai() for tool in self.tools])
         return {
             "messages": list(self.messages),
             "stop": list(self.stop),

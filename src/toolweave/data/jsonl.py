@@ -112,7 +112,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     try:
         with draft.open("xb", buffering=_BUFFER) as file:
             for row in rows:
-                file.write(_encode(row) + b"\n")
+                file.write(encode_row(row) + b"\n")
                 count += 1
             file.flush()
             os.fsync(file.fileno())
@@ -125,7 +125,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
-def _encode(row: Mapping[str, Any]) -> bytes:
+def encode_row(row: Mapping[str, Any]) -> bytes:
     """Return a row as JSON. Raises ValueError for numbers that JSON cannot say."""
     try:
         text = orjson.dumps(row)

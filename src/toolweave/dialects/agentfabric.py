@@ -88,6 +88,7 @@ _URL_CLAUSE: dict[tuple[Variant, Lang], str] = {
     ("v07", Lang.EN): "",
 }
 
+_CALL_WORDS = tuple(text.call_word for text in _TEXT.values())
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
@@ -161,8 +162,7 @@ class AgentFabric(Dialect):
 
     def parse(self, reply: str) -> Reply:
         """Find the calls of a reply; see `parse_action_reply`."""
-        words = tuple(text.call_word for text in _TEXT.values())
-        return parse_action_reply(self._trace(reply), call_words=words)
+        return parse_action_reply(self._trace(reply), call_words=_CALL_WORDS)
 
     def read_prompt(self, messages: Sequence[Message]) -> Reading | None:
         """Read a request back: the inverse of `start`, and of `advance` after it.
@@ -257,9 +257,7 @@ def _tool_line(tool: ToolSpec) -> str:
 
 
 # Where the first reply of a trace begins: its call, with or without the call word.
-_FIRST_CALL = re.compile(
-    rf"(?:(?:{'|'.join(text.call_word for text in _TEXT.values())})\s*)?Action[ \t]*[:：][^\n]*\n\s*Action[ \t]+Input"
-)
+_FIRST_CALL = re.compile(rf"(?:(?:{'|'.join(_CALL_WORDS)})\s*)?Action[ \t]*[:：][^\n]*\n\s*Action[ \t]+Input")
 
 
 def _split_query(text: str) -> tuple[str, tuple[Exchange, ...]]:
