@@ -1,4 +1,4 @@
-"""The endpoints of the Hugging Face hub that a push and a pull of a data set use, on a free port of this machine."""
+"""The endpoints of the hubs that a push of a data set uses (and a pull, of Hugging Face), on this machine."""
 
 from __future__ import annotations
 
@@ -72,3 +72,53 @@ class HubServer:
         content = self.files[path]
         headers = {"etag": f'"{hashlib.sha1(content).hexdigest()}"', "x-repo-commit": _SHA}
         return Response(content, headers=headers, media_type="application/octet-stream")
+
+
+class ModelScopeServer:
+    """Keeps the blobs and the commits of data sets; `visibility` holds what each creation asked for, 1 is private."""
+
+    def __init__(self) -> None:
+        self.visibility: list[str] = []
+        self.blobs: list[bytes] = []
+        self.committed: list[str] = []
+        self.app = FastAPI()
+        repo = "/api/v1/repos/datasets/{owner}/{name}"
+        for path, endpoint, method in (
+            ("/openapi/v1/datasets/{owner}/{name}", self.info, "GET"),
+            ("/api/v1/datasets/{owner}/{name}", self.info, "GET"),
+            ("/api/v1/datasets", self.create, "POST"),
+            (f"{repo}/info/lfs/objects/batch", self.batch, "POST"),
+            (f"{repo}/commit/master", self.commit, "POST"),
+            ("/blob", self.blob, "PUT"),
+        ):
+            self.app.add_api_route(path, endpoint, methods=[method], response_model=None)
+
+    async def info(self, owner: str, name: str) -> Response:
+        found = bool(self.visibility)
+        said = {
+            "Code": 200,
+            "Success": found,
+            "Data": {"Owner": owner, "Name": name},
+            "Message": "" if found else "none",
+        }
+        return JSONResponse(said, 200 if found else 404)
+
+    async def create(self, request: Request) -> Response:
+        asked = await request.form()
+        if self.visibility:
+            return JSONResponse({"Code": 409, "Success": False, "Message": "exists"}, 409)
+        self.visibility.append(str(asked["Visibility"]))
+        return JSONResponse({"Code": 200, "Success": True, "Data": {}})
+
+    async def batch(self, request: Request) -> Any:
+        asked = (await request.json())["objects"]
+        upload = {"upload": {"href": f"{request.base_url}blob"}}
+        return {"Code": 200, "Success": True, "Data": {"objects": [{**item, "actions": upload} for item in asked]}}
+
+    async def blob(self, request: Request) -> Any:
+        self.blobs.append(await request.body())
+        return {"Code": 200, "Success": True, "Data": {}}
+
+    async def commit(self, request: Request) -> Any:
+        self.committed += [action["path"] for action in (await request.json())["actions"]]
+        return {"Code": 200, "Success": True, "Data": {"oid": _SHA}}

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from hub_server import HubServer
+from hub_server import HubServer, ModelScopeServer
 from stub_server import serve
 from toolweave.data import validate
 from toolweave.data.check import check
@@ -290,6 +290,14 @@ def test_a_cached_hub_data_set_needs_no_network(hub: str, tmp_path: Path) -> Non
     assert "test.jsonl: not read, it is another split" in done.stderr
 
 
+def _data(env: dict[str, str], *arguments: str) -> str:
+    """Run a command on data in a process of its own; the SDKs read the environment when they are imported."""
+    command = [sys.executable, "-m", "toolweave", "data", *arguments]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_what_is_pushed_to_a_hub_comes_back(tmp_path: Path) -> None:
     hub = HubServer("me/mine")
     folder = tmp_path / "mixed"
@@ -297,21 +305,25 @@ def test_what_is_pushed_to_a_hub_comes_back(tmp_path: Path) -> None:
     (folder / "train.jsonl").write_text(json.dumps(SHAREGPT))
     (folder / "notes.txt").write_text("not for the hub")
 
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "toolweave", "data", *arguments]
-        done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     with serve(hub.app) as url:
         home = str(tmp_path / "home")
         env = {"HF_ENDPOINT": url, "HF_HOME": home, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        assert f"{url}/datasets/me/mine/commit/" in run("push", str(folder), "HF::me/mine")
+        assert f"{url}/datasets/me/mine/commit/" in _data(env, "push", str(folder), "HF::me/mine")
         assert (hub.private, set(hub.files), hub.keys) == (True, {"train.jsonl"}, {"Bearer hf_secret"})
         (tmp_path / "more.jsonl").write_text(json.dumps(SHAREGPT))
-        run("push", str(tmp_path / "more.jsonl"), "HF::me/mine")  # a data set that is there already
+        _data(env, "push", str(tmp_path / "more.jsonl"), "HF::me/mine")  # a data set that is there already
         assert set(hub.files) == {"train.jsonl", "more.jsonl"}
-        assert "6 samples with 2 calls" in run("convert", "HF::me/mine", str(tmp_path / "out.jsonl"))
+        assert "6 samples with 2 calls" in _data(env, "convert", "HF::me/mine", str(tmp_path / "out.jsonl"))
+
+
+def test_a_data_set_pushed_to_modelscope_is_private(tmp_path: Path) -> None:
+    hub = ModelScopeServer()
+    (tmp_path / "train.jsonl").write_text(json.dumps(SHAREGPT))
+    with serve(hub.app) as url:
+        home = {"HOME": str(tmp_path), "MODELSCOPE_CACHE": str(tmp_path / "cache"), "MODELSCOPE_API_TOKEN": "ms-x"}
+        env = {**home, "MODELSCOPE_ENDPOINT": url, "MODELSCOPE_DOMAIN": url.removeprefix("http://")}
+        _data(env, "push", str(tmp_path / "train.jsonl"), "MS::me/mine")
+    assert (hub.visibility, hub.committed, hub.blobs) == (["1"], ["train.jsonl"], [json.dumps(SHAREGPT).encode()])
 
 
 # --- checks ------------------------------------------------------------------------------------------------------
