@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from toolweave.data.synthesize import Kind
 from toolweave.data.validate import check_call, check_sample
 from toolweave.dialects import get_dialect
 from toolweave.errors import ToolweaveError
-from toolweave.types import InvalidToolCall, Json, Lang, ToolCall, ToolSpec
+from toolweave.types import InvalidToolCall, Json, Lang, Sample, ToolCall, ToolSpec
 
 WEATHER: Json = {
     "name": "getForecast",
@@ -163,6 +164,44 @@ def test_a_file_without_tools_is_refused(tmp_path: Path) -> None:
         tools_of(_write(tmp_path, {"name": "x"}))
     with pytest.raises(ToolweaveError, match="cannot read"):
         tools_of(tmp_path / "missing.json")
+
+
+def test_rows_for_an_agent_folder_with_an_openapi_plugin(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    folder = tmp_path / "sunny"
+    folder.mkdir()
+    (folder / "builder_config.json").write_text(json.dumps(_BUILDER | {"model": "qwen-max-1201"}), "utf-8")
+    plugin = {"schema": json.dumps(_OPENAPI | {"servers": [{"url": "https://weather.example"}]}), "auth": {}}
+    (folder / "openapi_plugin_config.json").write_text(json.dumps(plugin), "utf-8")
+    samples = _synthesized(folder, tmp_path / "out.jsonl")
+    assert {tool.name for sample in samples for tool in sample.tools} >= {"amap_weather", "getForecast"}
+    assert {"amap_weather", "getForecast"} <= _called(samples)
+    assert any("You are playing as an AI-Agent, Your name is Sunny" in s.messages[0]["content"] for s in samples)
+    assert not recwarn.list  # a retired model writes no rows, and is no concern here
+
+
+def test_rows_for_an_mcp_server(tmp_path: Path) -> None:
+    server = {"command": sys.executable, "args": [str(Path(__file__).parent / "mcp_server.py")]}
+    path = _write(tmp_path, {"mcpServers": {"small": server}})
+    samples = _synthesized(path, tmp_path / "out.jsonl")
+    assert _called(samples) >= {"add", "fail", "slow", "environment"}
+    shown = [sample for sample in samples if len(sample.tools) == 4]
+    assert "Add two numbers. Parameters: " in shown[0].messages[0]["content"]
+    assert "You have the following tools" in shown[0].messages[0]["content"]  # its tools are described in English
+
+
+def _synthesized(agent: Path, target: Path) -> list[Sample]:
+    """Run the command on an agent; return its rows, each of which is sound."""
+    with pytest.raises(SystemExit) as exit_:
+        main(["data", "synthesize", "--agent", str(agent), str(target), "--count", "60"])
+    assert not exit_.value.code
+    samples = list(read_samples(target))
+    for sample in samples:
+        check_sample(sample)
+    return samples
+
+
+def _called(samples: Iterable[Sample]) -> set[str]:
+    return {call.name for sample in samples for call in get_dialect("v06").parse(sample.completion).calls}
 
 
 def _teacher(reply: Callable[[int], str]) -> tuple[FastAPI, list[Json]]:

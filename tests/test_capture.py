@@ -25,7 +25,11 @@ from openai import OpenAI
 from stub_server import serve
 from toolweave.agents import RolePlay
 from toolweave.data.jsonl import read_samples
+from toolweave.data.load import load_samples
+from toolweave.data.strategy import Strategy
+from toolweave.dialects import dialect_of
 from toolweave.errors import ServerError
+from toolweave.models.base_models import load_template
 from toolweave.models.client import ModelClient
 from toolweave.models.scripted import ScriptedModel
 from toolweave.tools.registry import make_tool
@@ -36,6 +40,7 @@ from toolweave.traces.recorder import Recorder
 from toolweave.traces.recording import RecordingModel
 from toolweave.traces.store import TraceStore
 from toolweave.traces.trace import Outcome, Verdict
+from toolweave.types import ToolCall
 
 EXCHANGES = Path(__file__).parent / "fixtures" / "exchanges"
 KEY = "sk-veryverysecret0123456789"
@@ -47,8 +52,8 @@ def chunk(text: str | None, finish: str | None = None) -> str:
     return f"data: {json.dumps({'choices': [choice]}, ensure_ascii=False)}\n\n"
 
 
-def answer(text: str, finish: str = "stop") -> dict[str, Any]:
-    message = {"role": "assistant", "content": text}
+def answer(text: str | None, finish: str = "stop", **more: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text, **more}
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
     return {"choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage, "id": "x", "model": "m", "object": "chat.completion", "created": 1}  # fmt: skip  # noqa: E501
 
@@ -60,6 +65,7 @@ class Upstream:
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.replies: list[str] = []
+        self.calls: list[list[dict[str, Any]]] = []
         self.left = asyncio.Event()
         self.app = FastAPI()
         self.app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
@@ -75,6 +81,8 @@ class Upstream:
             return JSONResponse({"error": {"message": "no such model"}}, 404, headers={"x-reason": "model"})
         if body.get("stream"):
             return StreamingResponse(self.stream(asked), media_type="text/event-stream")
+        if self.calls:
+            return JSONResponse(answer(None, "tool_calls", tool_calls=self.calls.pop(0)))
         return JSONResponse(answer(self.replies.pop(0) if self.replies else f"echo: {asked}"))
 
     async def stream(self, asked: str) -> AsyncIterator[str]:
@@ -91,6 +99,7 @@ class Upstream:
         yield "data: [DONE]\n\n"
 
     async def raw(self, request: Request) -> Response:
+        self.bodies.append(await request.body())
         return JSONResponse({"choices": [{"index": 0, "text": " 晴", "finish_reason": "length"}]})
 
     async def models(self) -> Response:
@@ -266,6 +275,64 @@ def test_exported_rows_are_the_requests_that_the_real_client_sent(
         assert (list(row.messages), row.completion.split("Observation:")[0].strip()) in recorded
         assert row.stop == ("Observation:", "Observation:\n")
         assert row.meta["reviewer"] == "test"
+
+
+def test_exported_rows_of_native_calls_are_the_requests_that_were_sent(
+    proxy: tuple[str, Upstream, Path], tmp_path: Path
+) -> None:
+    url, server, path = proxy
+    arguments = '{"location": "朝阳区"}'
+    call = {"id": "call_x", "type": "function", "function": {"name": "amap_weather", "arguments": arguments}}
+    server.calls, server.replies = [[call]], ["晴，12度。", "不客气。"]
+    weather = Recorded(make_tool("amap_weather").spec(), {arguments: "朝阳区的天气是晴温度是12度。"})
+    model = ModelClient({"model": "m", "api_base": f"{url}/v1", "api_key": KEY})
+    bot = RolePlay([weather], model, {"name": "天气助手"}, dialect="openai")
+    assert "".join(bot.run("天气？")).endswith("晴，12度。")
+    history = [{"role": "user", "content": "天气？"}, {"role": "assistant", "content": "晴，12度。"}]
+    assert "".join(bot.run("谢谢", history)).endswith("不客气。")
+    httpx.post(f"{url}/v1/chat/completions", json={**json.loads(server.bodies[0]), "tool_choice": "required"})
+    with TraceStore(path) as store:
+        found = store.visits()
+        assert [[trace.turn for trace in visit.traces] for visit in found] == [[0], [0, 0, 1]]
+        assert [trace.query for trace in found[1].traces] == ["天气？", "天气？", "谢谢"]
+        assert found[1].agent == "天气助手"
+        for trace in store.traces():
+            store.review(trace.id, Verdict.ACCEPTED, "test")
+        report = export(store, tmp_path / "rows.jsonl", (), Selection(near=1))
+    assert report.left_out == {"the request forces or forbids calls, which no prompt tells": 1}
+    loaded = load_samples(tmp_path / "rows.jsonl", strategy=Strategy.ERROR)  # checks each call against its tool
+    calling, answering, _ = loaded.samples
+    for row, body in zip(loaded.samples, map(json.loads, server.bodies), strict=False):
+        assert list(row.messages) == body["messages"]
+        assert [tool.openai() for tool in row.tools] == body["tools"]
+    assert answering.messages[-2]["tool_calls"] == [call]
+    dialect = dialect_of(calling)
+    assert dialect is not None
+    # The server gives a call its id, the model does not write it.
+    assert calling.completion == f'<tool_call>\n{{"name": "amap_weather", "arguments": {arguments}}}\n</tool_call>'
+    assert dialect.parse(calling.completion).calls == (ToolCall("amap_weather", {"location": "朝阳区"}),)
+    assert answering.completion == "晴，12度。"
+
+
+def test_exported_rows_of_raw_completions_are_the_prompts_that_were_sent(
+    proxy: tuple[str, Upstream, Path], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    url, server, path = proxy
+    prompt = "<|im_start|>user\n天气？<|im_end|>\n<|im_start|>assistant\n"
+    for sent in ({"prompt": prompt}, {"prompt": ["a", "b"]}, {"prompt": "x", "echo": True}):
+        httpx.post(f"{url}/v1/completions", json={"model": "m", **sent}).raise_for_status()
+    with TraceStore(path) as store:
+        for trace in store.traces():
+            store.review(trace.id, Verdict.ACCEPTED, "test")
+        report = export(store, tmp_path / "rows.jsonl", ())
+    assert report.left_out == {"a raw completion that is not one prompt and its reply": 2}
+    (row,) = load_samples(tmp_path / "rows.jsonl", strategy=Strategy.ERROR).samples
+    assert row.raw_prompt == json.loads(server.bodies[0])["prompt"] == prompt
+    assert row.completion == " 晴"
+    # No chat template goes over it: training sees the tokens that the server sees, here those of a chat.
+    template = load_template(str(tiny_model_dir))
+    assert template.request_ids(row) == template.tokenizer(prompt)["input_ids"]
+    assert template.request_ids(row) == template.prompt_ids([{"role": "user", "content": "天气？"}])
 
 
 def test_kill_9_under_load_loses_no_answered_request(upstream: tuple[str, Upstream], tmp_path: Path) -> None:

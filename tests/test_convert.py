@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from toolweave.data.convert import convert
-from toolweave.data.jsonl import read_jsonl, read_samples, write_jsonl
+from toolweave.data.jsonl import encode_row, read_jsonl, read_samples, write_jsonl
 from toolweave.data.load import render
 from toolweave.data.msagent import parse_row
 from toolweave.data.strategy import Strategy
@@ -367,6 +367,24 @@ def test_paths_that_cannot_be_used(tmp_path: Path) -> None:
     assert good.read_bytes() == before
 
 
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
+        lambda value: st.lists(value) | st.dictionaries(st.text() | st.integers(), value),
+        max_leaves=8,
+    )
+)
+def test_rows_are_written_as_json_says_or_not_at_all(value: Any) -> None:
+    row = {"content": value}
+    try:
+        expected = json.loads(json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8"))
+    except ValueError:  # NaN, or half a surrogate pair
+        with pytest.raises(ValueError):  # noqa: PT011
+            encode_row(row)
+    else:
+        assert json.loads(encode_row(row)) == expected
+
+
 def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", GOOD)
     source.write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
@@ -397,7 +415,7 @@ def test_rows_that_fail_leave_the_target_as_it_was(error: type[BaseException], t
     assert os.listdir(tmp_path) == ["out.jsonl"]
     assert target.read_text() == '{"old": true}\n'
     assert write_jsonl(target, [{"new": "好"}, {}]) == 2
-    assert target.read_text("utf-8") == '{"new": "好"}\n{}\n'
+    assert target.read_text("utf-8") == '{"new":"好"}\n{}\n'
 
 
 @pytest.mark.parametrize(

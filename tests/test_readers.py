@@ -17,6 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from hub_server import HubServer, ModelScopeServer
+from stub_server import serve
+from toolweave.data import validate
 from toolweave.data.check import check
 from toolweave.data.check_report import write_html
 from toolweave.data.formats import FORMATS, detect
@@ -287,6 +290,42 @@ def test_a_cached_hub_data_set_needs_no_network(hub: str, tmp_path: Path) -> Non
     assert "test.jsonl: not read, it is another split" in done.stderr
 
 
+def _data(env: dict[str, str], *arguments: str) -> str:
+    """Run a command on data in a process of its own; the SDKs read the environment when they are imported."""
+    command = [sys.executable, "-m", "toolweave", "data", *arguments]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_is_pushed_to_a_hub_comes_back(tmp_path: Path) -> None:
+    hub = HubServer("me/mine")
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(json.dumps(SHAREGPT))
+    (folder / "notes.txt").write_text("not for the hub")
+
+    with serve(hub.app) as url:
+        home = str(tmp_path / "home")
+        env = {"HF_ENDPOINT": url, "HF_HOME": home, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        assert f"{url}/datasets/me/mine/commit/" in _data(env, "push", str(folder), "HF::me/mine")
+        assert (hub.private, set(hub.files), hub.keys) == (True, {"train.jsonl"}, {"Bearer hf_secret"})
+        (tmp_path / "more.jsonl").write_text(json.dumps(SHAREGPT))
+        _data(env, "push", str(tmp_path / "more.jsonl"), "HF::me/mine")  # a data set that is there already
+        assert set(hub.files) == {"train.jsonl", "more.jsonl"}
+        assert "6 samples with 2 calls" in _data(env, "convert", "HF::me/mine", str(tmp_path / "out.jsonl"))
+
+
+def test_a_data_set_pushed_to_modelscope_is_private(tmp_path: Path) -> None:
+    hub = ModelScopeServer()
+    (tmp_path / "train.jsonl").write_text(json.dumps(SHAREGPT))
+    with serve(hub.app) as url:
+        home = {"HOME": str(tmp_path), "MODELSCOPE_CACHE": str(tmp_path / "cache"), "MODELSCOPE_API_TOKEN": "ms-x"}
+        env = {**home, "MODELSCOPE_ENDPOINT": url, "MODELSCOPE_DOMAIN": url.removeprefix("http://")}
+        _data(env, "push", str(tmp_path / "train.jsonl"), "MS::me/mine")
+    assert (hub.visibility, hub.committed, hub.blobs) == (["1"], ["train.jsonl"], [json.dumps(SHAREGPT).encode()])
+
+
 # --- checks ------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +361,47 @@ def test_every_failure_is_told_apart_and_reported(tmp_path: Path) -> None:
     assert "&lt;b&gt;.jsonl" in page
     assert "<b>" not in page
     assert "http" not in page
+
+
+_SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 2.0, 10**30, "", "a", "好", "12"])
+_VALUES = st.recursive(
+    _SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from("abc"), v), max_leaves=6
+)
+_TYPES = st.sampled_from(["string", "integer", "number", "boolean", "null", "array", "object", "strange"])
+
+
+def _keywords(schemas: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
+    keywords: Json = {
+        "type": _TYPES | st.lists(_TYPES, min_size=1, max_size=3, unique=True),
+        "enum": st.lists(_VALUES, min_size=1, max_size=3),
+        "const": _VALUES,
+        "minimum": st.integers(-2, 2),
+        "multipleOf": st.sampled_from([1, 2, 0.5]),
+        "minLength": st.integers(0, 2),
+        "pattern": st.sampled_from(["^a", "[0-9]+", "(", "\\d", "好$"]),
+        "uniqueItems": st.booleans(),
+        "items": schemas,
+        "required": st.lists(st.sampled_from("abc"), unique=True) | st.just(True),
+        "properties": st.dictionaries(st.sampled_from("abc"), schemas, max_size=3),
+        "additionalProperties": schemas | st.booleans(),
+        "anyOf": st.lists(schemas, min_size=1, max_size=2),
+        "not": schemas,
+        "$ref": st.sampled_from(["#/$defs/x", "#/$defs/none", "http://127.0.0.1:9/x"]),
+        "format": st.sampled_from(["date", "email"]),
+        "nullable": st.booleans(),
+    }
+    return st.fixed_dictionaries({}, optional=keywords)
+
+
+_SCHEMAS = st.recursive(st.fixed_dictionaries({}, optional={"type": _TYPES}), _keywords, max_leaves=8)
+
+
+@settings(max_examples=300)
+@given(schema=_SCHEMAS, arguments=st.dictionaries(st.sampled_from("abcd"), _VALUES, max_size=4))
+def test_the_quick_validator_accepts_nothing_that_the_thorough_one_refuses(schema: Json, arguments: Json) -> None:
+    tool = ToolSpec("f", "", {**schema, "$defs": {"x": {"type": "string"}}})
+    quick = validate._surely_valid(ToolCall("f", arguments), tool)
+    assert not quick or validate._validator(tool).is_valid(arguments)
 
 
 def test_a_schema_from_outside_fetches_nothing() -> None:

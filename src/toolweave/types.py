@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, NotRequired, Required, TypedDict
 
 Json = dict[str, Any]
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 class Message(TypedDict):
@@ -18,6 +19,10 @@ class Message(TypedDict):
     content: str
     tool_calls: NotRequired[list[Json]]
     tool_call_id: NotRequired[str]
+
+
+RAW_ROLE = "prompt"
+"""Role of the one message of a request to `/v1/completions`: its text is the whole prompt, without chat template."""
 
 
 def read_message(message: Mapping[str, Any]) -> Message:
@@ -69,7 +74,7 @@ class ToolCall:
 
     def arguments_json(self) -> str:
         """Return the arguments as JSON text with Chinese left readable."""
-        return json.dumps(self.arguments, ensure_ascii=False)
+        return _ENCODER.encode(self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +150,19 @@ class Sample:
     tools: tuple[ToolSpec, ...] = ()
     meta: Json = field(default_factory=dict)
 
+    @property
+    def raw_prompt(self) -> str | None:
+        """The prompt of a request to `/v1/completions`; None for a chat."""
+        first = self.messages[0] if self.messages else None
+        return first["content"] if first is not None and first["role"] == RAW_ROLE else None
+
     def to_json(self, tools: str | None = None) -> Json:
         """Return the JSONL form; tools are one JSON string so that Arrow adds no foreign nulls.
 
         `tools` is that string, where many samples share it.
         """
         if tools is None:
-            tools = json.dumps([tool.openai() for tool in self.tools], ensure_ascii=False)
+            tools = _ENCODER.encode([tool.openai() for tool in self.tools])
         return {
             "messages": list(self.messages),
             "stop": list(self.stop),

@@ -110,9 +110,7 @@ def data_synthesize(
         ),
     ],
     count: Annotated[int, typer.Option("--count", min=1, help="Visits; each gives one to four samples.")] = 500,
-    lang: Annotated[
-        Lang | None, typer.Option("--lang", help="Users' language; the agent's own, or zh, if not given.")
-    ] = None,
+    lang: Annotated[Lang | None, typer.Option("--lang", help="Users' language, if not the agent's own.")] = None,
     dialect: DialectName = "v06",
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same rows, without a teacher.")] = 0,
     teacher_model: Annotated[

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
+
 from toolweave.dialects.caching import cached_by_identity
 from toolweave.errors import DataError
 from toolweave.types import Json, Sample, ToolSpec
@@ -30,7 +32,8 @@ def _finite(text: str) -> float:
 
 # NaN and 1e999 are refused: they could never be written again.
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_BUFFER = 1 << 20
 
 
 class Row(NamedTuple):
@@ -107,9 +110,9 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     count = 0
     try:
-        with draft.open("xb") as file:
+        with draft.open("xb", buffering=_BUFFER) as file:
             for row in rows:
-                file.write(_ENCODER.encode(row).encode("utf-8") + b"\n")
+                file.write(encode_row(row) + b"\n")
                 count += 1
             file.flush()
             os.fsync(file.fileno())
@@ -120,6 +123,16 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
             raise writing_error(path, error) from error
         raise
     return count
+
+
+def encode_row(row: Mapping[str, Any]) -> bytes:
+    """Return a row as JSON. Raises ValueError for numbers that JSON cannot say."""
+    try:
+        text = orjson.dumps(row)
+    except TypeError:  # integers of more than 64 bits, keys that are no strings
+        text = b"null"
+    # It writes null for NaN, which must not pass, and so does not have the last word on either.
+    return _ENCODER.encode(row).encode("utf-8") if b"null" in text else text
 
 
 def sample_row(sample: Sample) -> Json:

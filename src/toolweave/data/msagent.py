@@ -25,7 +25,9 @@ _CALL = re.compile(
 _OBSERVATION = re.compile(r"^[ \t]*Observation[ \t]*[:：]", re.MULTILINE)
 _FINAL = re.compile(r"^[ \t]*Final[ \t]+Answer[ \t]*[:：]", re.MULTILINE)
 _THOUGHT = re.compile(r"^[ \t]*Thought[ \t]*[:：]", re.MULTILINE)
+_AFTER_OBSERVATION = re.compile("|".join(p.pattern for p in (_THOUGHT, _FINAL, _CALL)), re.MULTILINE)
 _STRAY = re.compile(r"^[ \t]*(?:Action|Action[ \t]+Input|Observation)[ \t]*[:：]", re.MULTILINE)
+_FINITE = json.JSONEncoder(allow_nan=False)
 _SEQUENCE_HINT = "a call is Action, Action Input and Observation, each on its own line; Final Answer ends a turn"
 
 
@@ -138,10 +140,10 @@ def _step(text: str, call: re.Match[str]) -> tuple[Step, int]:
     observation = _OBSERVATION.search(rest, rest.find(read.raw) + len(read.raw))
     if observation is None:
         raise DataError(f"the call of {read.name!r} has no Observation", _SEQUENCE_HINT)
-    ends = [m.start() for p in (_THOUGHT, _CALL, _FINAL) if (m := p.search(rest, observation.end()))]
-    end = min(ends, default=len(rest))
+    following = _AFTER_OBSERVATION.search(rest, observation.end())
+    end = following.start() if following else len(rest)
     try:
-        json.dumps(read.arguments, allow_nan=False)
+        _FINITE.encode(read.arguments)
     except ValueError as error:
         raise DataError(f"the arguments of {read.name!r} are not JSON: {error}", "use finite numbers") from error
     shown = rest[observation.end() : end].removeprefix(" ").strip("\n")

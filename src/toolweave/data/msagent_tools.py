@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -56,13 +55,13 @@ def read_system(text: str) -> SystemPrompt:
     if frame is None:
         return SystemPrompt(text.strip(), ())
     at = frame.end()
-    tools: list[ToolSpec] = []
+    tools: dict[str, ToolSpec] = {}
     while not _END.match(text, at):
         tool, at = _read_tool(text, at, len(tools) + 1)
-        if tool.name in {other.name for other in tools}:
+        if tool.name in tools:
             raise DataError(f"tool {tool.name} is listed twice", "give each tool a name of its own")
-        tools.append(tool)
-    return SystemPrompt(text[: frame.start()].strip(), tuple(tools))
+        tools[tool.name] = tool
+    return SystemPrompt(text[: frame.start()].strip(), tuple(tools.values()))
 
 
 def with_types(tools: tuple[ToolSpec, ...], calls: Iterable[ToolCall]) -> tuple[ToolSpec, ...]:
@@ -101,7 +100,7 @@ def _typed(listed: _Listed, inferred: tuple[tuple[tuple[str, str], tuple[str, ..
             name: {"type": _one_type(used.get((tool.name, name), ())), **schema}
             for name, schema in tool.parameters["properties"].items()
         }
-        typed.append(replace(tool, parameters={**tool.parameters, "properties": properties}))
+        typed.append(ToolSpec(tool.name, tool.description, {**tool.parameters, "properties": properties}))
     return tuple(typed)
 
 

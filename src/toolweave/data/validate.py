@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import jsonschema_rs
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from referencing import Registry
@@ -12,7 +13,7 @@ from referencing import Registry
 from toolweave.data.problems import Failure, RowError
 from toolweave.dialects import AgentFabric, dialect_of, get_dialect
 from toolweave.dialects.caching import cached_by_identity
-from toolweave.types import Episode, InvalidToolCall, Sample, ToolCall, ToolSpec
+from toolweave.types import Episode, InvalidToolCall, Json, Sample, ToolCall, ToolSpec
 
 _FAILURES = {
     "required": Failure.MISSING,
@@ -26,7 +27,20 @@ _FAILURES = {
 @cached_by_identity
 def _validator(tool: ToolSpec) -> Draft202012Validator:
     # An empty registry: a schema from outside never makes us fetch a $ref.
-    return Draft202012Validator({"additionalProperties": False, **tool.parameters}, registry=Registry())
+    return Draft202012Validator(_closed(tool), registry=Registry())
+
+
+@cached_by_identity
+def _quick_validator(tool: ToolSpec) -> jsonschema_rs.Draft202012Validator | None:
+    """Return a compiled validator, at a tenth of the time; None for a schema that it refuses as a whole."""
+    try:
+        return jsonschema_rs.Draft202012Validator(_closed(tool), offline=True)
+    except (ValueError, jsonschema_rs.ValidationError):
+        return None
+
+
+def _closed(tool: ToolSpec) -> Json:
+    return {"additionalProperties": False, **tool.parameters}
 
 
 _CLIENTS = (AgentFabric("v06"), AgentFabric("v07"))
@@ -34,6 +48,8 @@ _CLIENTS = (AgentFabric("v06"), AgentFabric("v07"))
 
 def check_call(call: ToolCall, tool: ToolSpec) -> None:
     """Raise RowError unless the arguments match the tool's schema; parameters it does not name are refused."""
+    if _surely_valid(call, tool):
+        return
     validator = _validator(tool)
     try:
         error = best_match(validator.iter_errors(call.arguments))
@@ -48,6 +64,15 @@ def check_call(call: ToolCall, tool: ToolSpec) -> None:
             failure=_kind(error),
             tool=call.name,
         )
+
+
+def _surely_valid(call: ToolCall, tool: ToolSpec) -> bool:
+    """Tell whether the quick validator accepts the arguments; what it refuses, the other one judges and explains."""
+    quick = _quick_validator(tool)
+    try:
+        return quick is not None and quick.is_valid(call.arguments)
+    except ValueError:  # half a surrogate pair
+        return False
 
 
 def check_calls(calls: Sequence[ToolCall], tools: Sequence[ToolSpec]) -> None:

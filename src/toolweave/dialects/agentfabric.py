@@ -88,6 +88,9 @@ _URL_CLAUSE: dict[tuple[Variant, Lang], str] = {
     ("v07", Lang.EN): "",
 }
 
+_CALL_WORDS = tuple(text.call_word for text in _TEXT.values())
+_CHINESE = re.compile("[\u4e00-\u9fff]")
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 OBSERVATION = "Observation:"
 """What opens an observation; the model stops there."""
@@ -106,7 +109,7 @@ def shown_knowledge(prompt: Prompt) -> str:
 
 def contains_chinese(text: str) -> bool:
     """Tell whether the text has a Chinese character; upstream picks a tool line's language by this."""
-    return any("\u4e00" <= char <= "\u9fff" for char in text)
+    return _CHINESE.search(text) is not None
 
 
 class AgentFabric(Dialect):
@@ -159,8 +162,7 @@ class AgentFabric(Dialect):
 
     def parse(self, reply: str) -> Reply:
         """Find the calls of a reply; see `parse_action_reply`."""
-        words = tuple(text.call_word for text in _TEXT.values())
-        return parse_action_reply(self._trace(reply), call_words=words)
+        return parse_action_reply(self._trace(reply), call_words=_CALL_WORDS)
 
     def read_prompt(self, messages: Sequence[Message]) -> Reading | None:
         """Read a request back: the inverse of `start`, and of `advance` after it.
@@ -195,9 +197,9 @@ class AgentFabric(Dialect):
 
     def _tools(self, prompt: Prompt) -> str:
         text = _TEXT[prompt.lang]
-        lines = "\n\n".join(_tool_line(tool) for tool in prompt.tools)
         url = _URL_CLAUSE[self.variant, prompt.lang]
-        return text.tools.replace("{url}", url).replace("{names}", _names(prompt.tools)).replace("{lines}", lines)
+        frame = text.tools.replace("{url}", url).replace("{names}", _names(prompt.tools))
+        return frame.replace("{lines}", _lines(prompt.tools))
 
     def _user(self, prompt: Prompt) -> str:
         text = _TEXT[prompt.lang]
@@ -242,17 +244,20 @@ def _names(tools: Sequence[ToolSpec]) -> str:
 
 
 @cached_by_identity
+def _lines(tools: Sequence[ToolSpec]) -> str:
+    return "\n\n".join(map(_tool_line, tools))
+
+
+@cached_by_identity
 def _tool_line(tool: ToolSpec) -> str:
     lang = Lang.ZH if contains_chinese(tool.description) else Lang.EN
-    parameters = json.dumps(tool.parameters, ensure_ascii=False)
+    parameters = _ENCODER.encode(tool.parameters)
     line = _TEXT[lang].tool_line.replace("{name}", tool.name)
     return line.replace("{parameters}", parameters).replace("{description}", tool.description)
 
 
 # Where the first reply of a trace begins: its call, with or without the call word.
-_FIRST_CALL = re.compile(
-    rf"(?:(?:{'|'.join(text.call_word for text in _TEXT.values())})\s*)?Action[ \t]*[:：][^\n]*\n\s*Action[ \t]+Input"
-)
+_FIRST_CALL = re.compile(rf"(?:(?:{'|'.join(_CALL_WORDS)})\s*)?Action[ \t]*[:：][^\n]*\n\s*Action[ \t]+Input")
 
 
 def _split_query(text: str) -> tuple[str, tuple[Exchange, ...]]:

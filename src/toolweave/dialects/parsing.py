@@ -31,6 +31,8 @@ def parse_action_reply(reply: str, call_words: tuple[str, ...]) -> Reply:
     that keeps the raw text. With calls present, `Reply.text` is what precedes the first one:
     an `Answer:` written before its observation exists is an invention and is left out.
     """
+    if "Action" not in reply:
+        return Reply(reply.strip())  # the marker's search would take most of the time
     marker = _marker(call_words)
     calls: list[ToolCall | InvalidToolCall] = []
     match = first = marker.search(reply)
@@ -62,13 +64,16 @@ def read_call(name: str, text: str) -> ToolCall | InvalidToolCall:
         return ToolCall(name, {}, raw="")
     if body[0] not in "{｛":
         return InvalidToolCall(name, raw, "the arguments are not a JSON object")
-    found = read_object(body)
+    found = _read_object(body)
     return ToolCall(name, *found) if found else InvalidToolCall(name, raw, "the arguments are not valid JSON")
 
 
 def read_object(text: str) -> tuple[dict[str, Any], str] | None:
     """Return the JSON object (or Python dict) that the text begins with, and how it is written; None without one."""
-    body = _FENCE.sub("", text).lstrip()
+    return _read_object(_FENCE.sub("", text).lstrip())
+
+
+def _read_object(body: str) -> tuple[dict[str, Any], str] | None:
     for spell in (str, _plain_quotes):
         candidate = spell(body)
         found = _read_json(candidate) or _read_python(candidate)
@@ -83,6 +88,8 @@ def _plain_quotes(text: str) -> str:
 
 
 def _read_json(text: str) -> tuple[dict[str, Any], int] | None:
+    if text.startswith("{'"):
+        return None
     try:
         value, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError):
@@ -92,14 +99,14 @@ def _read_json(text: str) -> tuple[dict[str, Any], int] | None:
 
 def _read_python(text: str) -> tuple[dict[str, Any], int] | None:
     """Read a Python dict literal (`{'a': True}`), as ms_agent rows have them."""
+    simple = _JSON_BUT_QUOTES.match(text)
+    if simple and (found := _read_json(simple[0].replace("'", '"'))):
+        return found  # as literal_eval reads it, at a fifth of the time
     end = _closing_brace(text)
     if end is None:
         return None
-    literal = text[:end]
-    if _JSON_BUT_QUOTES.fullmatch(literal) and (found := _read_json(literal.replace("'", '"'))):
-        return found  # as literal_eval reads it, at a fifth of the time
     try:
-        value = ast.literal_eval(literal)
+        value = ast.literal_eval(text[:end])
         # Only what JSON can say goes to a tool: a tuple becomes a list, a set is refused.
         plain = json.loads(json.dumps(value, allow_nan=False))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):

@@ -52,9 +52,15 @@ class ChatTemplate:
 
     def request_ids(self, sample: Sample) -> list[int]:
         """Return the tokens of the request that a sample is a reply to, as the server renders it."""
+        if sample.raw_prompt is not None:
+            return self.raw_ids(sample.raw_prompt)
         dialect = dialect_of(sample)
         told = dialect is not None and dialect.tools_in is ToolsIn.REQUEST
         return self.prompt_ids(sample.messages, sample.tools if told else ())
+
+    def raw_ids(self, prompt: str) -> list[int]:
+        """Return the tokens of a prompt that an app wrote whole, control tokens included, for `/v1/completions`."""
+        return cast(list[int], self.tokenizer(prompt)["input_ids"])
 
     def completion_ids(self, completion: str) -> list[int]:
         """Return the tokens of a reply and the end token. A reply is text: it holds no control tokens."""

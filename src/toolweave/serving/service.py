@@ -137,10 +137,7 @@ class Service:
         return _Answer(generations, dialect, places, self.metrics, started)
 
     def _submit(self, body: ChatRequest | CompletionRequest) -> tuple[Dialect | None, list[Generation]]:
-        if isinstance(body, ChatRequest):
-            plan = self._plan(body)
-        else:
-            plan = _Plan(list(self.engine.template.tokenizer(body.text)["input_ids"]))
+        plan = self._plan(body) if isinstance(body, ChatRequest) else _Plan(self.engine.template.raw_ids(body.text))
         params = body.sampling(self._defaults, plan.stop)
         each = [
             params if params.seed is None or not number else replace(params, seed=params.seed + number)

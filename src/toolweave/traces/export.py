@@ -17,10 +17,11 @@ from toolweave.traces.contamination import leaks
 from toolweave.traces.neardup import NearDuplicates
 from toolweave.traces.store import EVERYTHING, TraceStore
 from toolweave.traces.trace import Filter, Outcome, Trace, Verdict
-from toolweave.types import Json, Message, Sample
+from toolweave.types import RAW_ROLE, Json, Message, Sample, read_message
 
 _REVIEWED = frozenset({Verdict.ACCEPTED, Verdict.CORRECTED})
 _NO_TOOL = "-"
+_MESSAGE_FIELDS = frozenset(Message.__annotations__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +99,45 @@ def preview(
 
 
 def to_sample(trace: Trace) -> Sample:
-    """Return the row of a trace, with its lineage in `meta`. Raises DataError for what no sample can hold."""
-    if not trace.messages:
-        raise DataError("a raw completion has no messages")
-    if any(
-        set(message) != {"role", "content"} or not isinstance(message["content"], str) for message in trace.messages
-    ):
-        raise DataError("messages hold more than role and text")
-    if trace.exchange.request.get("tools") or trace.reply.tool_calls:
-        raise DataError("tools are offered natively, which no dialect here writes as text")
-    reply = trace.review.label if trace.review.label is not None else trace.reply.text
-    completion = get_dialect(trace.dialect).completed(reply) if trace.dialect else reply
-    messages = tuple(Message(role=message["role"], content=message["content"]) for message in trace.messages)
-    return Sample(messages, completion, trace.stop, trace.tools, lineage(trace))
+    """Return the row of a trace, with its lineage in `meta`. Raises DataError for what no sample can hold.
+
+    Native tool calling keeps its tools, and the calls in its messages; the prompt of a raw completion is the one
+    message of its sample.
+    """
+    messages = tuple(map(_message, trace.messages)) if trace.messages else (_raw_prompt(trace),)
+    reply = trace.review.label if trace.review.label is not None else trace.reply.written
+    meta = lineage(trace)
+    if _is_native(trace):
+        meta["dialect"] = get_dialect("native").name
+    completion = get_dialect(meta["dialect"]).completed(reply) if meta["dialect"] else reply
+    return Sample(messages, completion, trace.stop, trace.tools, meta)
+
+
+def _message(sent: object) -> Message:
+    """Return a message as it was sent. Raises DataError if a sample's messages cannot hold all of it."""
+    told = {key: value for key, value in sent.items() if value is not None} if isinstance(sent, Mapping) else {}
+    odd = told.keys() - _MESSAGE_FIELDS or "role" not in told
+    if odd or not isinstance(told.get("content", ""), str) or not isinstance(told.get("tool_calls", []), list):
+        raise DataError("messages hold more than role, text and tool calls")
+    return read_message({"content": "", **told})
+
+
+def _raw_prompt(trace: Trace) -> Message:
+    if not trace.prompt or trace.exchange.request.get("echo") or trace.exchange.request.get("suffix"):
+        raise DataError("a raw completion that is not one prompt and its reply")
+    return Message(role=RAW_ROLE, content=trace.prompt)
+
+
+def _is_native(trace: Trace) -> bool:
+    """Tell whether tools were offered, called or answered in OpenAI's own form. Raises DataError for odd ones."""
+    request = trace.exchange.request
+    offered = request.get("tools") or []
+    if request.get("tool_choice") not in (None, "auto"):
+        raise DataError("the request forces or forbids calls, which no prompt tells")
+    if request.get("functions") or not isinstance(offered, list) or len(offered) > len(trace.tools):
+        raise DataError("the request offers more than function tools")
+    called = any(message.get("tool_calls") or message.get("tool_call_id") for message in trace.messages)
+    return bool(offered or trace.reply.tool_calls or called)
 
 
 def lineage(trace: Trace) -> Json:
@@ -129,7 +156,7 @@ def lineage(trace: Trace) -> Json:
         "feedback": [{"kind": item.kind.value, "text": item.text} for item in trace.feedback],
         "verdict": review.verdict.value,
         "reviewer": review.reviewer,
-        "edited_from": trace.reply.text if review.label is not None else None,
+        "edited_from": trace.reply.written if review.label is not None else None,
     }
 
 

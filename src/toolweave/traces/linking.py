@@ -40,7 +40,11 @@ def anchors(seen: Recognised, query: str, reply: ModelReply) -> set[bytes]:
         return set()
     last = messages[-1]["content"]
     if seen.dialect is None:
-        return {_chat_key(seen, messages, _spoken(reply.text, reply.tool_calls))}
+        spoken = _spoken(reply.text, reply.tool_calls)
+        asked = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=-1)
+        # An app may keep the calls of the turn as its history, or only what was asked and answered.
+        kept = (*messages[:asked], Message(role="user", content=query))
+        return {_chat_key(seen, history, spoken) for history in (messages, messages[: asked + 1], kept)}
     said = seen.dialect.visible(reply.text)
     traces = {said, *_through_first_call(seen.dialect, said)}
     # An app keeps the answer alone, or all that the user saw of the turn.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from toolweave.dialects import AgentFabric
@@ -36,15 +37,17 @@ class Recognised:
 def recognise(request: Json) -> Recognised:
     """Read a request body. Never raises: what cannot be read is empty."""
     messages = _messages(request)
+    calls = tuple(_calls(item) for item in _objects(request.get("messages")))
+    if request.get("tools") or any(calls) or any(message["role"] == "tool" for message in messages):
+        return _of_native(messages, calls, request)
     for dialect in _DIALECTS:
         reading = dialect.read_prompt(messages)
         if reading is not None:
             return _of_prompt(messages, reading, dialect)
-    system = "\n".join(message["content"] for message in messages if message["role"] in ("system", "developer"))
-    users = [message["content"] for message in messages if message["role"] == "user"]
-    query = users[-1] if users else _text(request.get("prompt"))
-    calls = tuple(_calls(item) for item in _objects(request.get("messages")))
-    return Recognised(messages, _short(system), system, _native_tools(request), query, native_calls=calls)
+    system = _system(messages)
+    users = _asked(messages)
+    query = users[-1]["content"] if users else _text(request.get("prompt"))
+    return Recognised(messages, _short(system), system, (), query, native_calls=calls)
 
 
 def native_call(call: Json) -> ToolCall | InvalidToolCall:
@@ -64,10 +67,33 @@ def native_call(call: Json) -> ToolCall | InvalidToolCall:
 
 def _of_prompt(messages: tuple[Message, ...], reading: Reading, dialect: AgentFabric) -> Recognised:
     prompt = reading.prompt
-    instruction = prompt.instruction
-    name = instruction if isinstance(instruction, str) else instruction["name"]
-    identity = json.dumps([instruction, [tool.openai() for tool in prompt.tools]], ensure_ascii=False)
-    return Recognised(messages, _short(name), identity, prompt.tools, prompt.query, reading.trace, dialect)
+    identity = json.dumps([prompt.instruction, [tool.openai() for tool in prompt.tools]], ensure_ascii=False)
+    return Recognised(messages, _short(_named(reading)), identity, prompt.tools, prompt.query, reading.trace, dialect)
+
+
+def _of_native(messages: tuple[Message, ...], calls: tuple[tuple[Json, ...], ...], request: Json) -> Recognised:
+    """Read a request of native tool calling; a prompt that says nothing of tools may still be in a dialect's frame."""
+    system, tools, asked = _system(messages), _native_tools(request), _asked(messages)[-1:]
+    agent, query = system, asked[0]["content"] if asked else ""
+    for dialect in _DIALECTS:
+        reading = dialect.read_prompt((*messages[:1], *asked))
+        if reading is not None:
+            agent, query = _named(reading), reading.prompt.query
+            break
+    return Recognised(messages, _short(agent), system, tools, query, native_calls=calls)
+
+
+def _named(reading: Reading) -> str:
+    instruction = reading.prompt.instruction
+    return instruction if isinstance(instruction, str) else instruction["name"]
+
+
+def _system(messages: Iterable[Message]) -> str:
+    return "\n".join(message["content"] for message in messages if message["role"] in ("system", "developer"))
+
+
+def _asked(messages: Iterable[Message]) -> list[Message]:
+    return [message for message in messages if message["role"] == "user"]
 
 
 def _messages(request: Json) -> tuple[Message, ...]:

@@ -79,9 +79,9 @@ def review(
             store.review(trace.id, given[trace.id], reviewer)
             at += 1
         elif key == Key.EDIT:
-            old = trace.review.label if trace.review.label is not None else trace.reply.text
+            old = trace.review.label if trace.review.label is not None else trace.reply.written
             label = edit(old)
-            if label is not None and label != trace.reply.text:
+            if label is not None and label != trace.reply.written:
                 given[trace.id] = Verdict.CORRECTED
                 store.review(trace.id, Verdict.CORRECTED, reviewer, label)
                 at += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from toolweave.dialects.native import reply_text
 from toolweave.types import Json, Message, ToolSpec
 
 
@@ -45,6 +46,12 @@ class ModelReply:
     finish_reason: str = ""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+    @property
+    def written(self) -> str:
+        """The reply as one text, as a model writes it: its calls behind its text, without ids, which servers give."""
+        calls = ({key: part for key, part in call.items() if key != "id"} for call in self.tool_calls)
+        return reply_text(self.text, calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,14 @@ class Trace:
         """The messages of the request, as sent; empty for a raw completion."""
         messages = self.exchange.request.get("messages")
         return tuple(messages) if isinstance(messages, list) else ()
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of a raw completion; empty for a chat, and for what is no single text."""
+        prompt = self.exchange.request.get("prompt")
+        if isinstance(prompt, list) and len(prompt) == 1:
+            prompt = prompt[0]
+        return prompt if isinstance(prompt, str) and not self.messages else ""
 
     @property
     def reply(self) -> ModelReply:

@@ -63,6 +63,8 @@ def print_trace(trace: Trace, console: Console, *, whole: bool = False) -> None:
     console.rule(Text(_plain(f"{trace.id} · turn {trace.turn + 1} · {' · '.join(facts)}")), align="left")
     for message in trace.messages if whole else trace.messages[-1:]:
         console.print(Text(_plain(f"{message.get('role')}: "), style="bold cyan"), Text(_plain(_content(message))))
+    if whole and trace.prompt:
+        console.print(Text("prompt: ", style="bold cyan"), Text(_plain(trace.prompt)))
     console.print(Text("reply: ", style="bold green"), Text(_plain(trace.reply.text)))
     if trace.reply.tool_calls:
         console.print(Text("calls: ", style="bold green"), Text(_plain(_json(list(trace.reply.tool_calls)))))
