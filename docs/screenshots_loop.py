@@ -194,6 +194,7 @@ def shoot(page: Page, name: str, lang: str, width: int, mode: str) -> None:
 
 def open_tab(page: Page, name: str) -> None:
     """Open a tab, on a phone by the menu of those that do not fit."""
+    page.locator("#about .chip").first.wait_for(state="attached")
     tab = page.get_by_role("tab", name=name, exact=True).first
     if tab.is_visible():
         tab.click()

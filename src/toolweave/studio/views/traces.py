@@ -154,7 +154,7 @@ class _View:
         proposed = trace.review.label or (said[-1] if said else trace.reply.text)
         shown_tokens = self.tokens(current, request) if tokens_open else gr.skip()
         return [
-            visit_html(visit, trace.id, self.text),
+            visit_html(visit, trace.id, self.text, self.studio.lang),
             request_html(trace, self.text),
             proposed,
             gr.Group(visible=False),
@@ -232,7 +232,8 @@ class _View:
         listed = self.listed(current, limit, request, *fields)
         shown_now = _chosen(current, _replies(self._store(request), _filter(*fields), limit))
         trace = self._trace(shown_now, request)
-        timeline = visit_html(self._store(request).visit(trace.visit), trace.id, self.text) if trace else ""
+        visit = self._store(request).visit(trace.visit) if trace else None
+        timeline = visit_html(visit, trace.id, self.text, self.studio.lang) if trace and visit else ""
         return [*listed, gr.Group(visible=False), timeline]
 
     def _report(self, first: str, report: ExportReport) -> str:
