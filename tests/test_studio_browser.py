@@ -134,7 +134,7 @@ def test_build_by_form_try_correct_and_reload(studio: Running, browser: Browser)
         steps.first.click()
         expect(page.locator("#chat")).to_contain_text('"location": "杭州"')
 
-        page.get_by_label("Dislike").last.click()
+        page.get_by_label("踩").last.click()
         page.locator("#correction textarea").fill("杭州晴，二十度。")
         page.locator("#keep-correction").click()
         expect(page.locator("#correction textarea")).to_be_hidden()
@@ -174,19 +174,19 @@ def test_rate_retry_rewrite_and_fork(studio: Running, browser: Browser, tmp_path
         note = tmp_path / "清单.txt"
         note.write_text("西湖", "utf-8")
         page.locator("#ask input[type=file]").set_input_files(note)
-        expect(page.locator("#ask")).to_contain_text("txt")
+        expect(page.locator("#ask").get_by_label("Remove file")).to_be_visible()
         say(page, "查一下杭州的天气，再画一张西湖")
         expect(page.locator("#chat img")).to_be_visible()
         expect(page.locator("#chat .user").last).to_contain_text(".txt")
         expect(page.locator("#ask .submit-button")).to_be_visible()
-        page.get_by_label("Like", exact=True).last.click()
+        page.get_by_label("赞", exact=True).last.click()
         expect(page.get_by_text("谢谢，已记下").first).to_be_visible()
         with studio.traces() as store:
             rated = [item.kind for visit in store.visits() for each in visit.traces for item in each.feedback]
         assert FeedbackKind.THUMBS_UP in rated
 
         steps = page.locator("#chat [role=button].title")
-        page.locator("#chat").get_by_label("Retry").last.click()
+        page.locator("#chat").get_by_label("重试").last.click()
         expect(page.locator("#ask .submit-button")).to_be_visible()
         expect(steps).to_have_count(2)
 
@@ -199,9 +199,9 @@ def test_rate_retry_rewrite_and_fork(studio: Running, browser: Browser, tmp_path
         expect(steps).to_have_count(2)
         expect(page.locator("#ask .submit-button")).to_be_visible()
 
-        page.locator("#chat").get_by_label("Edit").first.click()
+        page.locator("#chat").get_by_label("改写").first.click()
         page.locator("#chat textarea").fill("你能做什么")
-        page.locator("#chat").get_by_label("Submit").click()
+        page.locator("#chat").get_by_label("提交").click()
         expect(page.locator("#chat")).to_contain_text("我可以查天气")
         expect(steps).to_have_count(0)
         page.locator("#talks input").click()
@@ -272,7 +272,8 @@ def test_tools_from_elsewhere_consent_knowledge_and_face(studio: Running, browse
             paper = tmp_path / "price.md"
             paper.write_text("# 价目\n龙井一两五十元。", "utf-8")
             page.locator("#knowledge input[type=file]").set_input_files(paper)
-            expect(page.locator("#knowledge").get_by_label("price.md")).to_be_checked()
+            expect(page.locator("#knowledge input[type=checkbox]")).to_be_checked()
+            expect(page.locator("#knowledge label").last).to_contain_text("price.md")
             Image.new("RGB", (64, 64), "teal").save(tmp_path / "face.png")
             page.locator("#avatar input[type=file]").set_input_files(tmp_path / "face.png")
             expect(page.locator("#chat .cover img")).to_be_visible()

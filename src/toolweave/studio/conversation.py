@@ -182,10 +182,10 @@ class Conversation:
                 rated.feedback = kind.value
             self._save()
 
-    async def follow(self) -> AsyncIterator[None]:
-        """Yield now, and after changes until no turn is under way."""
+    async def follow(self, wanted: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
+        """Yield now, and after changes until no turn is under way, or it is not `wanted` any more."""
         seen = -1
-        while True:
+        while wanted():
             with self._changed:  # a turn that is over and the version that says so are one change
                 done, version = not self.running, self._version
             if version != seen:

@@ -49,8 +49,8 @@ def build(studio: Studio) -> None:
                 for answer in Answer
             }  # fmt: skip
     box = gr.MultimodalTextbox(
-        elem_id="ask", show_label=False, placeholder=text("preview.placeholder"), file_count="multiple",
-        submit_btn=text("preview.send"), stop_btn=False, lines=1, max_lines=6, max_plain_text_length=100_000,
+        elem_id="ask", show_label=False, label=text("preview.placeholder"), placeholder=text("preview.placeholder"),
+        file_count="multiple", submit_btn=text("preview.send"), stop_btn=False, lines=1, max_lines=6, max_plain_text_length=100_000,
     )  # fmt: skip
     with gr.Row(elem_id="chat-tools"):
         simulate_all = gr.Checkbox(
@@ -64,25 +64,21 @@ def build(studio: Studio) -> None:
 
     view = Talks(studio)
     where, both = [studio.agent, studio.browser, talk], [chat, box, consent, question]
-    showing = studio.agent.change(view.listed, where[:2], talk, **_QUIET).then(view.show, where, both, **_QUIET)
-    asking = [
-        box.submit(view.send, [box, *where, simulate_all], both, **_QUIET),
-        chat.example_select(view.suggested, [*where, simulate_all], both, **_QUIET),
-        chat.retry(view.again, [*where, simulate_all], both, **_QUIET),
-        chat.edit(view.edited, [*where, simulate_all], both, **_QUIET),
-    ]
-    for asked in asking:
-        asked.then(view.relisted, where, talk, **_QUIET)
-    going = go.click(view.fork, [*where, place], [talk, forking, chat], cancels=[*asking, showing], **_QUIET).success(
-        view.go_on, [*where, simulate_all], both, **_QUIET
-    )
-    going.then(view.relisted, where, talk, **_QUIET)
-    following = [*asking, showing, going]
-    studio.agent.change(None, cancels=list[Any](following))
-    chosen = talk.input(view.show, where, both, cancels=list[Any](following), **_QUIET)
+    # What shows a conversation ends by itself when another one is shown: none has to wait for it.
+    shows: dict[str, Any] = {**_QUIET, "trigger_mode": "multiple"}
+    studio.agent.change(view.listed, where[:2], talk, **_QUIET).then(view.show, where, both, **shows)
+    talk.input(view.show, where, both, **shows)
+    for event, ask, given in (
+        (box.submit, view.send, [box]), (chat.example_select, view.suggested, []), (chat.retry, view.again, []),
+        (chat.edit, view.edited, []),
+    ):  # fmt: skip
+        event(ask, [*given, *where, simulate_all], both, **_QUIET).then(view.relisted, where, talk, **_QUIET)
+    go.click(view.fork, [*where, place], [talk, forking, chat], **_QUIET).success(
+        view.go_on, [*where, simulate_all], both, **shows
+    ).then(view.relisted, where, talk, **_QUIET)
     box.stop(view.stop, where, None, **_QUIET)
-    gr.on([chat.clear], view.forget, where, chat, cancels=[showing, chosen], **_QUIET)
-    clear.click(view.begin, where, [talk, chat], cancels=[*following, chosen], **_QUIET)
+    chat.clear(view.forget, where, chat, **_QUIET)
+    clear.click(view.begin, where, [talk, chat], **_QUIET)
     fork.click(view.places, where, [forking, place], **_QUIET)
     for answer, button in answers.items():
         button.click(view.answer(answer), where, None, **_QUIET)

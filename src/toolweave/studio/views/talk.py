@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import gradio as gr
 
@@ -27,6 +28,10 @@ Shown = AsyncIterator[tuple[Any, Any, Any, Any]]
 """Chat, entry, the box that asks for consent, and what it asks."""
 
 
+class _Watch:
+    """A page shows a conversation."""
+
+
 class Talks:
     """The functions of the events of a preview. `talk` is the id of the conversation that the page shows."""
 
@@ -35,6 +40,8 @@ class Talks:
         self._text = studio.text
         # Where a fork goes on, between the event that makes it and the one that asks.
         self._forks: dict[tuple[str, str], Fork] = {}
+        # Who shows what in each page, for as long as it does.
+        self._watching: WeakValueDictionary[str, _Watch] = WeakValueDictionary()
 
     def conversation(self, agent: str, kept: Kept, talk: str | None, request: gr.Request) -> Conversation:
         """Return the conversation that the page shows."""
@@ -45,6 +52,7 @@ class Talks:
 
     def listed(self, agent: str, kept: Kept, request: gr.Request) -> Any:
         """Return the conversations with the agent; the last one is chosen."""
+        self._leave(request)
         return self._drop(agent, kept, None, request) if agent else gr.skip()
 
     def relisted(self, agent: str, kept: Kept, talk: str, request: gr.Request) -> Any:
@@ -55,11 +63,13 @@ class Talks:
         """Begin a new conversation, unless this one has not begun."""
         if not self.conversation(agent, kept, talk, request).turns:
             return gr.skip(), gr.skip()
+        self._leave(request)
         new = begin(self._studio.home(request), agent, self._studio.session(kept, request))
         return self._drop(agent, kept, new, request), []
 
     def forget(self, agent: str, kept: Kept, talk: str, request: gr.Request) -> list[Json]:
         """Empty this conversation."""
+        self._leave(request)
         self.conversation(agent, kept, talk, request).clear()
         return []
 
@@ -79,6 +89,7 @@ class Talks:
             made = fork(home, agent, session, self.conversation(agent, kept, talk, request), Place.read(place or ""))
         except ToolweaveError as error:
             raise shown(error) from error
+        self._leave(request)
         self._forks[session, made.talk] = made
         begun = transcript(home.conversation(agent, made.talk).turns, self._studio.lang)
         chat = gr.Chatbot(value=begun.messages, feedback_value=begun.feedback)
@@ -100,7 +111,7 @@ class Talks:
     async def show(self, agent: str, kept: Kept, talk: str, request: gr.Request) -> Shown:
         """Show a conversation, and what still comes of it."""
         if agent:
-            async for now in self._follow(self.conversation(agent, kept, talk, request)):
+            async for now in self._follow(self.conversation(agent, kept, talk, request), request):
                 yield now
 
     async def send(self, message: Json, agent: str, kept: Kept, talk: str, pretend: bool, request: gr.Request) -> Shown:
@@ -174,12 +185,18 @@ class Talks:
             talk.ask(query, make, files)
         except ToolweaveError as error:
             raise shown(error) from error
-        async for now in self._follow(talk, emptied=True):
+        async for now in self._follow(talk, request, emptied=True):
             yield now
 
-    async def _follow(self, talk: Conversation, *, emptied: bool = False) -> Shown:
+    def _leave(self, request: gr.Request) -> None:
+        """Let nothing that is under way write to the page any more."""
+        self._watching.pop(request.session_hash or "", None)
+
+    async def _follow(self, talk: Conversation, request: gr.Request, *, emptied: bool = False) -> Shown:
+        page, mine = request.session_hash or "", _Watch()
+        self._watching[page] = mine
         first, asked = True, None
-        async for _ in talk.follow():
+        async for _ in talk.follow(lambda: self._watching.get(page) is mine):
             seen, question = transcript(talk.turns, self._studio.lang), talk.question
             # While an answer comes, the button to send is the button to stop.
             entry: dict[str, Any] = {
