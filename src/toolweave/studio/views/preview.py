@@ -50,7 +50,8 @@ def build(studio: Studio) -> None:
             }  # fmt: skip
     box = gr.MultimodalTextbox(
         elem_id="ask", show_label=False, label=text("preview.placeholder"), placeholder=text("preview.placeholder"),
-        file_count="multiple", submit_btn=text("preview.send"), stop_btn=False, lines=1, max_lines=6, max_plain_text_length=100_000,
+        file_count="multiple", submit_btn=text("preview.send"), stop_btn=False, lines=1, max_lines=6,
+        max_plain_text_length=100_000,
     )  # fmt: skip
     with gr.Row(elem_id="chat-tools"):
         simulate_all = gr.Checkbox(
