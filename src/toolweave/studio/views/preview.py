@@ -38,7 +38,7 @@ def build(studio: Studio) -> None:
         keep_wanted = gr.Button(
             text("preview.correction_save"), size="sm", variant="primary", elem_id="keep-correction"
         )
-    with gr.Group(visible=False, elem_id="consent") as consent:
+    with gr.Column(visible=False, elem_id="consent", elem_classes="panel") as consent:
         question = gr.HTML()
         with gr.Row():
             answers = {
@@ -59,7 +59,7 @@ def build(studio: Studio) -> None:
         )
         fork = gr.Button(text("preview.fork"), size="sm", scale=0, min_width=100, elem_id="fork")
         clear = gr.Button(text("preview.clear"), size="sm", scale=0, min_width=100, elem_id="new-chat")
-    with gr.Group(visible=False, elem_id="forking") as forking:
+    with gr.Column(visible=False, elem_id="forking", elem_classes="panel") as forking:
         place = gr.Dropdown([], label=text("preview.fork_from"), info=text("preview.fork_info"), elem_id="fork-from")
         go = gr.Button(text("preview.fork_go"), size="sm", variant="primary", elem_id="fork-go")
 

@@ -78,9 +78,9 @@ class Talks:
         found = places(self.conversation(agent, kept, talk, request), self._studio.lang)
         if not found:
             gr.Info(self._text("preview.fork_nothing"), duration=4)
-            return gr.Group(visible=False), gr.skip()
+            return gr.Column(visible=False), gr.skip()
         choices = [(name, value) for value, name in found.items()]
-        return gr.Group(visible=True), gr.Dropdown(choices=choices, value=choices[-1][1])
+        return gr.Column(visible=True), gr.Dropdown(choices=choices, value=choices[-1][1])
 
     def fork(self, agent: str, kept: Kept, talk: str, place: str, request: gr.Request) -> tuple[Any, Any, Any]:
         """Make a conversation that begins as this one up to a place, and show it."""
@@ -93,7 +93,7 @@ class Talks:
         self._forks[session, made.talk] = made
         begun = transcript(home.conversation(agent, made.talk).turns, self._studio.lang)
         chat = gr.Chatbot(value=begun.messages, feedback_value=begun.feedback)
-        return self._drop(agent, kept, made.talk, request), gr.Group(visible=False), chat
+        return self._drop(agent, kept, made.talk, request), gr.Column(visible=False), chat
 
     async def go_on(self, agent: str, kept: Kept, talk: str, pretend: bool, request: gr.Request) -> Shown:
         """Go on from the place of the fork: with the next step, or with its question to edit."""
@@ -208,7 +208,7 @@ class Talks:
             busy = gr.MultimodalTextbox(**entry) if first or not talk.running else gr.skip()
             asks: tuple[Any, Any] = (gr.skip(), gr.skip())
             if first or question is not asked:
-                asks = (gr.Group(visible=question is not None), self._question(question))
+                asks = (gr.Column(visible=question is not None), self._question(question))
             first, asked = False, question
             yield gr.Chatbot(value=seen.messages, feedback_value=seen.feedback), busy, *asks
 
