@@ -41,7 +41,7 @@ MOST_BYTES = 150_000
 TABS = {"zh": ("轨迹", "训练", "对比"), "en": ("Traces", "Train", "Compare")}
 LOCALES = {"zh": "zh-CN", "en": "en-GB"}
 SLOW = 600_000
-EXTRA = """max_tokens_per_batch: 3000
+EXTRA = """batch_size: 4
 gradient_accumulation_steps: 1
 eval_steps: 5
 dataset_test_ratio: 0.05
@@ -161,7 +161,7 @@ def walk(page: Page, model: Path) -> None:
     page.locator("#traces-list input:checked").wait_for()
     page.locator("#traces-export .label-wrap").click()
     page.get_by_role("button", name="导出", exact=True).click()
-    page.locator("#traces-report .notice").wait_for()
+    page.locator("#traces-report .notice").first.wait_for()
     open_tab(page, train)
     page.get_by_text("加入练习访问").first.click()
     page.locator("input[type=number]").locator("visible=true").first.fill("96")
@@ -175,7 +175,7 @@ def walk(page: Page, model: Path) -> None:
     page.locator("#train-look").click()
     page.locator("#train-mix .mix").wait_for()
     page.locator("#train-start").click()
-    page.locator("#train-progress .finished").wait_for()
+    page.locator("#train-progress .finished").first.wait_for()
     page.wait_for_timeout(2000)
     shoot(page, "train-mix", "zh", 1440, "light")
     open_tab(page, compare)
@@ -185,7 +185,7 @@ def walk(page: Page, model: Path) -> None:
     page.locator("#compare-count input[type=number]").fill("24")
     page.locator("#compare-count input[type=number]").press("Tab")
     page.locator("#compare-evaluate").click()
-    page.locator("#compare-visits .notice").wait_for()
+    page.locator("#compare-visits .notice").first.wait_for()
 
 
 def take(page: Page, lang: str, width: int) -> None:
@@ -194,17 +194,17 @@ def take(page: Page, lang: str, width: int) -> None:
     open_tab(page, traces)
     page.locator("#traces-list input:checked").wait_for()
     page.locator("#traces-list label").nth(1).click()
-    page.locator("#traces-timeline .corrected").wait_for()
+    page.locator("#traces-timeline pre.corrected").first.wait_for()
     page.locator("#traces-tokens .label-wrap").click()
     page.locator("#traces-tokens mark.stop").first.wait_for()
     both(page, "traces", lang, width)
     open_tab(page, train)
-    page.locator("#train-progress .finished").wait_for()
+    page.locator("#train-progress .finished").first.wait_for()
     page.wait_for_timeout(2000)
     both(page, "train", lang, width)
     open_tab(page, compare)
     page.get_by_role("tab", name=("保留访问评测", "Held-out visits")[lang == "en"]).click()
-    page.locator("#compare-visits .notice").wait_for()
+    page.locator("#compare-visits .notice").first.wait_for()
     both(page, "compare", lang, width)
 
 

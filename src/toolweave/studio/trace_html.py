@@ -111,7 +111,7 @@ def tokens_html(trace: Trace, text: Text) -> str:
         f'<mark class="stop">{text("traces.stop_token")}</mark>'
     )
     return (
-        f'<p>{escape(legend)} {keys}</p><div class="tokens"><pre><span class="prompt">{prompt}</span>'
+        f'<p>{escape(legend)} {keys}</p><div class="tokens" tabindex="0"><pre><span class="prompt">{prompt}</span>'
         f'<mark>{learned}</mark><mark class="stop">{stop}</mark></pre></div>'
     )
 

@@ -23,6 +23,10 @@
     }
     // A list of buttons is a group: a list would have to hold list items.
     for (const list of document.querySelectorAll('.examples[role="list"]')) list.setAttribute("role", "group");
+    // What scrolls can be scrolled by the keyboard.
+    for (const text of document.querySelectorAll(".timeline pre, .request pre, .duel pre, .samples pre")) {
+      if (text.scrollHeight > text.clientHeight) text.tabIndex = 0;
+    }
     const ask = document.querySelector("#ask textarea");
     if (ask && !ask.getAttribute("aria-label")) ask.setAttribute("aria-label", ask.placeholder);
   };
