@@ -59,12 +59,8 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def started(folder: Path, *options: str) -> Iterator[str]:
     """Yield the address of a Studio in a process of its own; its tools may reach this machine."""
     port = free_port()
-    environment = {
-        **os.environ,
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "TOOLWEAVE_ALLOW_HOSTS": "127.0.0.1",
-    }
+    settings = {"GRADIO_ANALYTICS_ENABLED": "False", "TOOLWEAVE_ALLOW_HOSTS": "127.0.0.1"}
+    environment = {**os.environ, **settings, "GRADIO_SERVER_PORT": str(port)}
     command = [sys.executable, "-m", "toolweave", "studio", "--workspace", str(folder), *options]
     server = subprocess.Popen(command, env=environment)
     try:
@@ -237,9 +233,7 @@ def test_tools_from_elsewhere_consent_knowledge_and_face(studio: Running, browse
 
             page.locator("#openapi .label-wrap").click()
             document = {**DOCUMENT, "servers": [{"url": url}]}
-            page.locator("#openapi-schema textarea").fill(json.dumps(document))
-            page.locator("#openapi-import").click()
-            expect(page.locator("#openapi-result")).to_contain_text("get_item")
+            until(lambda: imported(page, json.dumps(document)))
             page.locator("#mcp .label-wrap").click()
             until(lambda: listens(mcp_port))
             page.locator("#mcp-name").locator("textarea, input").fill("small")
@@ -299,6 +293,14 @@ def offered(page: Page) -> bool:
     page.locator("#fork").click()
     page.wait_for_timeout(500)
     return page.locator("#fork-from input").is_visible()
+
+
+def imported(page: Page, document: str) -> bool:
+    """Import a document; on a slow machine the new agent's empty one may come after it was filled in."""
+    page.locator("#openapi-schema textarea").fill(document)
+    page.locator("#openapi-import").click()
+    page.wait_for_timeout(1000)
+    return "get_item" in page.locator("#openapi-result").inner_text()
 
 
 def listens(port: int) -> bool:
