@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from fastapi import FastAPI
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from scripted_llm import scripted_llm
@@ -40,20 +46,29 @@ class Running:
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder, port = tmp_path_factory.mktemp("studio"), free_port()
-    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    folder = tmp_path_factory.mktemp("studio")
     with serve(scripted_llm(pause=0.01)) as llm:
         workspace = Workspace(folder)
         workspace.home().save_model("scripted", {"type": "openai", "model": "scripted", "api_base": f"{llm}/v1"})
         workspace.close()
-        command = [sys.executable, "-m", "toolweave", "studio", "--workspace", str(folder)]
-        server = subprocess.Popen(command, env=environment)
-        try:
-            wait_until_healthy(server, f"http://127.0.0.1:{port}/login", "the Studio", 300)
-            yield Running(f"http://127.0.0.1:{port}", folder)
-        finally:
-            server.terminate()
-            server.wait(60)
+        with started(folder) as url:
+            yield Running(url, folder)
+
+
+@contextmanager
+def started(folder: Path, *options: str) -> Iterator[str]:
+    """Yield the address of a Studio in a process of its own; its tools may reach this machine."""
+    port = free_port()
+    settings = {"GRADIO_ANALYTICS_ENABLED": "False", "TOOLWEAVE_ALLOW_HOSTS": "127.0.0.1"}
+    environment = {**os.environ, **settings, "GRADIO_SERVER_PORT": str(port)}
+    command = [sys.executable, "-m", "toolweave", "studio", "--workspace", str(folder), *options]
+    server = subprocess.Popen(command, env=environment)
+    try:
+        wait_until_healthy(server, f"http://127.0.0.1:{port}/login", "the Studio", 300)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +130,7 @@ def test_build_by_form_try_correct_and_reload(studio: Running, browser: Browser)
         steps.first.click()
         expect(page.locator("#chat")).to_contain_text('"location": "杭州"')
 
-        page.get_by_label("Dislike").last.click()
+        page.get_by_label("踩").last.click()
         page.locator("#correction textarea").fill("杭州晴，二十度。")
         page.locator("#keep-correction").click()
         expect(page.locator("#correction textarea")).to_be_hidden()
@@ -147,6 +162,174 @@ def use_scripted(page: Page) -> None:
     page.get_by_role("tab", name="配置").click()
     choose(page, "#model", "scripted")
     expect(page.locator("#about")).to_contain_text("scripted")
+
+
+def test_rate_retry_rewrite_and_fork(studio: Running, browser: Browser, tmp_path: Path) -> None:
+    with opened(browser, f"{studio.url}/zh/") as page:
+        use_scripted(page)
+        note = tmp_path / "清单.txt"
+        note.write_text("西湖", "utf-8")
+        page.locator("#ask input[type=file]").set_input_files(note)
+        expect(page.locator("#ask").get_by_label("Remove file")).to_be_visible()
+        say(page, "查一下杭州的天气，再画一张西湖")
+        expect(page.locator("#chat img")).to_be_visible()
+        expect(page.locator("#chat .user").last).to_contain_text(".txt")
+        expect(page.locator("#ask .submit-button")).to_be_visible()
+        page.get_by_label("赞", exact=True).last.click()
+        expect(page.get_by_text("谢谢，已记下").first).to_be_visible()
+        with studio.traces() as store:
+            rated = [item.kind for visit in store.visits() for each in visit.traces for item in each.feedback]
+            recorded = store.counts().traces
+        assert FeedbackKind.THUMBS_UP in rated
+
+        steps = page.locator("#chat [role=button].title")
+        page.locator("#chat").get_by_label("重试").last.click()
+        with studio.traces() as store:
+            until(lambda: store.counts().traces >= recorded + 3)
+        expect(steps).to_have_count(2)
+        until(lambda: offered(page))
+        page.locator("#fork-from input").click()
+        page.get_by_role("option", name="第 1 步 amap_weather").click()
+        page.locator("#fork-go").click()
+        expect(page.locator("#talks")).to_be_visible()
+        expect(page.locator("#chat img")).to_be_visible()
+        expect(steps).to_have_count(2)
+        expect(page.locator("#ask .submit-button")).to_be_visible()
+
+        page.locator("#chat").get_by_label("改写").first.click()
+        page.locator("#chat textarea").fill("你能做什么")
+        page.locator("#chat").get_by_label("提交").click()
+        expect(page.locator("#chat")).to_contain_text("我可以查天气")
+        expect(steps).to_have_count(0)
+        page.locator("#talks input").click()
+        page.get_by_role("option", name="查一下杭州").click()
+        expect(steps).to_have_count(2)  # the one it was forked from is as it was
+        page.locator("#new-chat").click()
+        expect(page.locator("#chat .cover")).to_be_visible()
+
+
+NUMBER = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}
+GET = {"operationId": "get_item", "parameters": [NUMBER], "responses": {"200": {"description": "the item"}}}
+DOCUMENT = {"openapi": "3.0.0", "info": {"title": "a", "version": "1"}, "paths": {"/items/{number}": {"get": GET}}}
+
+
+def test_tools_from_elsewhere_consent_knowledge_and_face(studio: Running, browser: Browser, tmp_path: Path) -> None:
+    shop, mcp_port = FastAPI(), free_port()
+
+    @shop.get("/items/{number}")
+    def item(number: int) -> dict[str, str]:
+        return {"name": f"tea {number}"}
+
+    mcp = subprocess.Popen([sys.executable, str(Path(__file__).with_name("mcp_server.py")), str(mcp_port)])
+    try:
+        with serve(shop) as url, opened(browser, f"{studio.url}/zh/") as page:
+            page.locator("#new-agent").click()
+            page.get_by_role("tab", name="配置").click()
+            page.locator("#name").locator("textarea, input").fill("店员")
+            page.locator("#instruction textarea").fill("看店。")
+            page.locator("#tools").get_by_text("代码解释器").click()
+            choose(page, "#model", "scripted")
+            expect(page.locator("#about")).to_contain_text("模型 scripted")
+
+            page.locator("#openapi .label-wrap").click()
+            document = {**DOCUMENT, "servers": [{"url": url}]}
+            until(lambda: imported(page, json.dumps(document)))
+            page.locator("#mcp .label-wrap").click()
+            until(lambda: listens(mcp_port))
+            page.locator("#mcp-name").locator("textarea, input").fill("small")
+            page.locator("#mcp-url").locator("textarea, input").fill(f"http://127.0.0.1:{mcp_port}/mcp")
+            page.locator("#mcp-add").click()
+            expect(page.locator("#mcp-result")).to_contain_text("small_add")
+
+            page.locator("#try .label-wrap").click()
+            choose(page, "#tool", "get_item")
+            page.get_by_label("number").fill("7")
+            page.locator("#call").click()
+            expect(page.locator("#call-result")).to_contain_text("tea 7")
+            choose(page, "#tool", "small_add")
+            page.get_by_label("a *", exact=True).fill("40")
+            page.get_by_label("b *", exact=True).fill("2")
+            page.locator("#call").click()
+            expect(page.locator("#call-result")).to_contain_text("42")
+
+            page.locator("#knowledge .label-wrap").click()
+            paper = tmp_path / "price.md"
+            paper.write_text("# 价目\n龙井一两五十元。", "utf-8")
+            page.locator("#knowledge input[type=file]").set_input_files(paper)
+            expect(page.locator("#knowledge input[type=checkbox]")).to_be_checked()
+            expect(page.locator("#knowledge").get_by_text("price.md")).to_be_visible()
+            Image.new("RGB", (64, 64), "teal").save(tmp_path / "face.png")
+            page.locator("#avatar input[type=file]").set_input_files(tmp_path / "face.png")
+            expect(page.locator("#chat .cover img")).to_be_visible()
+
+            say(page, "运行代码")
+            expect(page.locator("#consent")).to_contain_text("print(6 * 7)")
+            page.locator("#consent-no").click()
+            expect(page.locator("#chat")).to_contain_text("did not allow")
+            expect(page.locator("#consent")).to_be_hidden()
+            expect(page.locator("#ask .submit-button")).to_be_visible()
+            say(page, "再运行代码")
+            expect(page.locator("#consent")).to_be_visible()
+            page.reload()  # the question waits
+            expect(page.locator("#consent")).to_contain_text("print(6 * 7)")
+            page.locator("#consent-always").click()
+            expect(page.locator("#chat")).to_contain_text("结果：42")
+    finally:
+        mcp.terminate()
+        mcp.wait(60)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    for _ in range(1800):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never held")
+
+
+def offered(page: Page) -> bool:
+    """Ask for the places to fork from, and tell whether there are any: a turn that is under way has none."""
+    page.locator("#fork").click()
+    page.wait_for_timeout(500)
+    return page.locator("#fork-from input").is_visible()
+
+
+def imported(page: Page, document: str) -> bool:
+    """Import a document; on a slow machine the new agent's empty one may come after it was filled in."""
+    page.locator("#openapi-schema textarea").fill(document)
+    page.locator("#openapi-import").click()
+    page.wait_for_timeout(1000)
+    return "get_item" in page.locator("#openapi-result").inner_text()
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on a port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_sign_in_and_out(browser: Browser, tmp_path: Path) -> None:
+    with started(tmp_path, "--auth", "ann:secret") as url:
+        context = browser.new_context(locale="zh-CN")
+        page = context.new_page()
+        page.set_default_timeout(180_000)
+        page.goto(f"{url}/zh/")
+        page.wait_for_url(re.compile("/login"))
+        assert not serious(Axe(), page)
+        page.get_by_label("用户名").fill("ann")
+        page.get_by_label("密码").fill("wrong")
+        page.get_by_role("button", name="登录").click()
+        expect(page.get_by_role("alert")).to_contain_text("不对")
+        page.get_by_label("用户名").fill("ann")
+        page.get_by_label("密码").fill("secret")
+        page.get_by_role("button", name="登录").click()
+        expect(page.locator("#about .chip").first).to_be_visible()
+        page.locator("#sign-out").click()
+        page.wait_for_url(re.compile("/login"))
+        page.goto(f"{url}/zh/")
+        page.wait_for_url(re.compile("/login"))
+        context.close()
 
 
 def test_build_by_chat_shows_in_the_preview(studio: Running, browser: Browser) -> None:
@@ -196,21 +379,21 @@ def test_import_an_agentfabric_zip_and_share_it(studio: Running, browser: Browse
         expect(page.locator("#chat")).to_contain_text("我可以查天气")
 
 
+def serious(axe: Axe, page: Page) -> dict[str, str]:
+    """Return the serious faults of a page as axe sees it, each with the element."""
+    found = axe.run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
+    return {fault["id"]: fault["nodes"][0]["html"] for fault in found if fault["impact"] in ("serious", "critical")}
+
+
 @pytest.mark.parametrize("width", [1440, 390])
 def test_english_fits_the_width_and_can_be_read_aloud(studio: Running, browser: Browser, width: int) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     with opened(browser, f"{studio.url}/en/", width) as page:
         assert page.locator("html").get_attribute("lang") == "en"
         for tab in ("Configure", "Publish", "Create"):
             page.get_by_role("tab", name=tab).click()
             expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-            found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
-            serious = {
-                fault["id"]: fault["nodes"][0]["html"] for fault in found if fault["impact"] in ("serious", "critical")
-            }
-            assert not serious, tab
+            assert not serious(Axe(), page), tab
         page.locator("#language").click()
         page.wait_for_url(re.compile("/zh/"))
         expect(page.locator("#about .chip").first).to_be_visible()

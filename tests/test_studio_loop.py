@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
 from toolweave.agents.spec import read_json
@@ -80,6 +82,7 @@ def page(studio: SimpleNamespace) -> Iterator[Page]:
         opened = browser.new_page(viewport={"width": 1440, "height": 1000})
         opened.set_default_timeout(SLOW)
         opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         opened.on("dialog", lambda dialog: dialog.accept())
         opened.goto(f"{studio.url}/en/")
         yield opened
@@ -98,6 +101,13 @@ def choose(page: Page, field: str, value: str) -> None:
     page.get_by_role("option", name=value).first.click()
 
 
+def read_aloud(page: Page) -> None:
+    """Fail for what a screen reader or a weak eye cannot make out."""
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
+    serious = {fault["id"]: fault["nodes"][0]["html"] for fault in found if fault["impact"] in ("serious", "critical")}
+    assert not serious
+
+
 def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace, bpe_model_dir: Path) -> None:
     home, (called, answered, hostile) = studio.home, studio.traces
     store = home.traces
@@ -113,6 +123,7 @@ def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace
     page.locator("#traces-tokens .label-wrap").click()
     page.locator("#traces-tokens mark.stop").first.wait_for()
     assert "无法获取实时天气数据" in page.locator("#traces-tokens pre mark").first.inner_text()
+    read_aloud(page)
     page.locator("body").press("e")
     box = page.locator("#traces-editing textarea")
     box.wait_for()
@@ -154,6 +165,26 @@ def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace
     (run,) = Runs(home.runs).all()
     assert run.status is RunStatus.FINISHED
     assert set(run.lineage.traces) == {called, answered}
+    page.locator("#train-plot canvas, #train-plot svg").first.wait_for()
+    read_aloud(page)
+    page.locator("#train-sample").click()
+    page.locator("#train-said .samples").wait_for()
+
+    # Another run while the curve of this one is shown, stopped and gone on with.
+    choose(page, "#train-base", str(bpe_model_dir))
+    page.locator("#train-advanced .label-wrap").click()
+    page.locator("#train-extra textarea").fill("num_train_epochs: 900\nbatch_size: 1\neval_steps: 5000\n")
+    page.locator("#train-start").click()
+    page.locator("#train-progress .running").wait_for()
+    page.locator("#train-progress dd").first.wait_for()
+    page.locator("#train-stop").click()
+    page.locator("#train-progress .stopped").wait_for()
+    page.locator("#train-resume").click()
+    page.locator("#train-progress .running").wait_for()
+    page.locator("#train-stop").click()
+    page.locator("#train-progress .stopped").wait_for()
+    page.locator("#train-delete").click()
+    page.locator("#train-progress .finished").wait_for()
 
     tab(page, "Compare")
     choose(page, "#compare-left", "tiny")
@@ -166,6 +197,7 @@ def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace
     page.locator("#compare-count input[type=number]").press("Tab")
     page.locator("#compare-evaluate").click()
     page.locator("#compare-visits .notice").get_by_text("Gate").wait_for()
+    read_aloud(page)
     page.locator("#compare-use-right").click()
     page.locator("#compare-said .pass").wait_for()
 
@@ -175,3 +207,10 @@ def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace
     assert Path(entry["model"]).parent == run.folder.resolve()
     served = [process.cmdline() for process in studio.process.children() if "deploy" in process.cmdline()]
     assert any(entry["model"] in command for command in served)
+
+    tab(page, "Traces")
+    page.locator("#traces-counts .unreviewed").get_by_text(re.compile("[1-9]")).wait_for()
+    page.locator("#traces-batch .label-wrap").click()
+    page.locator("#traces-accept-all").click()
+    page.locator("#traces-counts .unreviewed").get_by_text("0 unreviewed").wait_for()
+    assert store.trace(hostile).review.verdict is Verdict.REJECTED  # what was reviewed stays as it was

@@ -58,7 +58,7 @@ def test_what_a_trace_says_is_text_and_never_markup(
         trace = record(store, said + harm, harm + said, model=harm)
         store.review(trace, Verdict.CORRECTED, harm, label=said + harm)
         found = store.trace(trace)
-        for html in (visit_html(store.visit(trace), trace, text), request_html(found, text)):
+        for html in (visit_html(store.visit(trace), trace, text, Lang.EN), request_html(found, text)):
             names = {tag.name for tag in BeautifulSoup(html, "html.parser").find_all()}
             assert names <= {
                 "div",
@@ -136,7 +136,7 @@ def test_a_comparison_that_cannot_ask_says_why(tmp_path: Path) -> None:
     def gone() -> dict[str, str]:
         raise ToolweaveError("no such model", "choose another")
 
-    contest = HeldOut(Contest(gone, gone, visits_for(3), tmp_path / "duel", Lang.EN))
+    contest = HeldOut(Contest(gone, gone, visits_for(3), tmp_path / "duel", Lang.EN)).begin()
     contest.wait()
     assert not contest.running
     assert "no such model" in held_out_html(contest, text, Lang.EN)

@@ -11,6 +11,7 @@ from pathlib import Path
 from toolweave.agents.memory import load_history, save_history
 from toolweave.agents.spec import AgentSpec
 from toolweave.models.client import ModelClient
+from toolweave.studio.avatar import give_avatar
 from toolweave.studio.defaults import default_tools
 from toolweave.studio.text import say
 from toolweave.studio.workspace import Home
@@ -120,6 +121,9 @@ class Builder:
         if built.config:
             spec = self._home.agent(self._agent, self._lang)
             self._home.save_agent(self._agent, configured(spec, built.config, self._lang))
+            if {"name", "logo_prompt"} & built.config.keys():
+                yield Built(built.answer)  # painting takes a while
+                give_avatar(self._home, self._agent, self._face(built.config))
         turn = [Message(role="user", content=query), Message(role="assistant", content=built.answer)]
         save_history(self._path, [*history, *turn])
         yield built
@@ -129,6 +133,11 @@ class Builder:
         fields = ("name", "description", "instruction", "prompt_recommend")
         now = json.dumps({field: spec.builder.get(field) for field in fields}, ensure_ascii=False)
         return Message(role="system", content=say("create.system", self._lang) + now)
+
+    def _face(self, config: Json) -> str:
+        """Return what the agent's picture shows: what the model wrote, or else what the agent is."""
+        spec = self._home.agent(self._agent, self._lang)
+        return str(config.get("logo_prompt") or f"{spec.name}: {spec.description}")
 
     def _guide(self, said: Sequence[str]) -> Built:
         """Ask for one field after the other: what was said first is the description, and so on."""

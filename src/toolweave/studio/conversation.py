@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import secrets
 import time
@@ -17,9 +18,10 @@ from toolweave.agents.events import Answered, CallStarted, LimitReached, LimitRe
 from toolweave.agents.spec import read_json, write_json
 from toolweave.errors import ToolweaveError
 from toolweave.serving.calls import CallStream, call_arguments
+from toolweave.studio.consent import Answer, Consent, Question
 from toolweave.traces.store import TraceStore
 from toolweave.traces.trace import FeedbackKind, Filter
-from toolweave.types import Json, Message
+from toolweave.types import Json, Message, ToolCall
 
 if TYPE_CHECKING:
     from toolweave.studio.cast import Cast
@@ -105,6 +107,7 @@ class Conversation:
         self._changed = Condition()
         self._version = 0
         self._cancel = Event()
+        self._consent = Consent(self._tell)
         self.turns: list[Turn] = [Turn.read(row) for row in read_json(path)["turns"]] if path.is_file() else []
 
     @property
@@ -132,6 +135,19 @@ class Conversation:
         """Stop the turn under way: model and tools are told at once."""
         self._cancel.set()
 
+    @property
+    def question(self) -> Question | None:
+        """The call that waits for the user's word, None if there is none."""
+        return self._consent.question if self.running else None
+
+    def consent(self, call: ToolCall) -> bool:
+        """Ask the user about a call and return whether it may run; for `cast`, which gives it to the agent."""
+        return self._consent.ask(call, self._cancel)
+
+    def answer(self, answer: Answer) -> None:
+        """Give the user's word on the call that waits."""
+        self._consent.answer(answer)
+
     def rewind(self, turn: int) -> Turn:
         """Forget a turn and all after it, and return it, to be asked again or differently."""
         self.stop()
@@ -148,6 +164,13 @@ class Conversation:
         if self.turns:
             self.rewind(0)
 
+    def begin_with(self, turns: Sequence[Turn]) -> None:
+        """Take over turns of another conversation; this one must be empty."""
+        with self._changed:
+            self.turns[:] = copy.deepcopy(list(turns))
+            self._touch()
+            self._save()
+
     def give_feedback(self, turn: int, kind: FeedbackKind, text: str = "") -> None:
         """Note in the trace what the user says of an answer. Raises DataError for one that is not recorded."""
         rated = self.turns[turn]
@@ -159,10 +182,10 @@ class Conversation:
                 rated.feedback = kind.value
             self._save()
 
-    async def follow(self) -> AsyncIterator[None]:
-        """Yield now, and after changes until no turn is under way."""
+    async def follow(self, wanted: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
+        """Yield now, and after changes until no turn is under way, or it is not `wanted` any more."""
         seen = -1
-        while True:
+        while wanted():
             with self._changed:  # a turn that is over and the version that says so are one change
                 done, version = not self.running, self._version
             if version != seen:
@@ -194,6 +217,10 @@ class Conversation:
         said = [(turn.query, turn.answer) for turn in self.turns if turn.answer]
         pairs = [(Message(role="user", content=q), Message(role="assistant", content=a)) for q, a in said]
         return [message for pair in pairs for message in pair]
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._touch()
 
     def _touch(self) -> None:
         self._version += 1

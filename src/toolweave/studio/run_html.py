@@ -10,6 +10,7 @@ from pathlib import Path
 from toolweave.evals.score import VisitResult
 from toolweave.studio.mix import Mix
 from toolweave.studio.runs import Run, RunStatus
+from toolweave.traces.trace import Verdict
 
 Text = Callable[..., str]
 _MARKS = {RunStatus.RUNNING: "●", RunStatus.FINISHED: "✓", RunStatus.STOPPED: "■", RunStatus.FAILED: "✗"}
@@ -58,9 +59,9 @@ def lineage_html(run: Run, text: Text) -> str:
         facts = [f"{dataset.rows} {text('train.rows')}"] if dataset.rows else []
         if dataset.traces:
             facts.append(text("train.lineage_traces", count=len(dataset.traces)))
-            facts += [
-                f"{name} {count}" for tally in (dataset.verdicts, dataset.agents) for name, count in tally.items()
-            ]
+            named = {verdict.value: text(f"traces.{verdict}") for verdict in Verdict}
+            facts += [f"{named.get(verdict, verdict)} {count}" for verdict, count in dataset.verdicts.items()]
+            facts += [f"{agent} {count}" for agent, count in dataset.agents.items()]
         facts += [f"sha256 {dataset.sha256[:12]}"] if dataset.sha256 else []
         ids = ", ".join(f"<code>{escape(trace)}</code>" for trace in dataset.traces)
         traces = f"<details><summary>{text('train.lineage_traces', count=len(dataset.traces))}</summary>{ids}</details>"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from importlib import resources
 from typing import Any
 
@@ -97,7 +98,7 @@ def blocks(workspace: Workspace, lang: Lang) -> gr.Blocks:
             agent = gr.Dropdown([], label=say("shell.agent", lang), show_label=False, container=False, elem_id="agent")
             new = gr.Button(say("shell.new", lang), size="sm", scale=0, min_width=80, elem_id="new-agent")
             delete = gr.Button(say("shell.delete", lang), size="sm", scale=0, min_width=80, elem_id="delete-agent")
-            gr.HTML(_links(lang), elem_id="links")
+            links = gr.HTML(_links(lang), elem_id="links")
         studio = Studio(workspace, lang, page, agent, revision, browser)
         with gr.Tabs(elem_id="areas"):
             with gr.Tab(say("shell.build", lang)), gr.Row(elem_id="build"):
@@ -111,6 +112,12 @@ def blocks(workspace: Workspace, lang: Lang) -> gr.Blocks:
                 with gr.Tab(studio.text(tab.title)):
                     tab.build(studio)
         _connect(studio, new, delete)
+
+        def signed_in(request: gr.Request) -> Any:
+            user = studio.user(request)
+            return gr.skip() if user == LOCAL_USER else _links(lang, user)
+
+        page.load(signed_in, None, links, show_progress="hidden", api_visibility="private")
     return page
 
 
@@ -192,14 +199,19 @@ def _brand(lang: Lang) -> str:
     )
 
 
-def _links(lang: Lang) -> str:
+def _links(lang: Lang, user: str = "") -> str:
+    """Return the links of the header; a user who has signed in can sign out."""
     other = Lang.EN if lang is Lang.ZH else Lang.ZH
+    leave = (
+        f'<form method="post" action="/logout"><button id="sign-out" title="{escape(user)}">'
+        f"{say('shell.sign_out', lang)}</button></form>"
+    )
     return (
         f'<nav class="links"><a href="/{other.value}/" hreflang="{other.value}" id="language">'
         f'{say("shell.other_language", lang)}</a><button type="button" id="theme" '
         f'aria-label="{say("shell.theme", lang)}" title="{say("shell.theme", lang)}" '
         "onclick=\"localStorage.setItem('toolweave-dark', Number(document.body.classList.toggle('dark')))\">"
-        "◐</button></nav>"
+        f"◐</button>{leave if user else ''}</nav>"
     )
 
 

@@ -19,11 +19,13 @@ from toolweave.models.base_models import EMBEDDED, load_template
 from toolweave.models.template import ChatTemplate
 from toolweave.tools.simulate import LABEL
 from toolweave.traces.cases import Case, cases
+from toolweave.traces.curate import reasons
 from toolweave.traces.export import to_sample
 from toolweave.traces.rows import ANY_RULE
-from toolweave.traces.trace import Counts, FeedbackKind, Trace, Verdict, Visit
+from toolweave.traces.trace import Counts, FeedbackKind, Flag, Trace, Verdict, Visit
 from toolweave.training.audit import label_parts
 from toolweave.training.rows import prepare
+from toolweave.types import Lang
 
 _NO_LIMIT = 1 << 30
 Text = Callable[..., str]
@@ -65,8 +67,8 @@ def counts_html(counts: Counts, text: Text) -> str:
     )
 
 
-def visit_html(visit: Visit, current: str, text: Text) -> str:
-    """Return the timeline of a visit; the reply `current` is marked."""
+def visit_html(visit: Visit, current: str, text: Text, lang: Lang) -> str:
+    """Return the timeline of a visit; the reply `current` is marked. Why one was flagged is told in `lang`."""
     parts = [f'<div class="visit-head"><b>{escape(visit.agent)}</b> <code>{escape(visit.id)}</code></div>']
     turn = -1
     for case in cases(visit):
@@ -74,7 +76,7 @@ def visit_html(visit: Visit, current: str, text: Text) -> str:
             turn = case.trace.turn
             asked = f"<b>{text('traces.turn', number=turn + 1)} · {text('traces.user')}</b>"
             parts.append(f'<li class="said">{asked}<pre>{escape(case.trace.query)}</pre></li>')
-        parts.append(_reply(case, case.trace.id == current, text))
+        parts.append(_reply(case, case.trace.id == current, text, lang))
         if case.outcome is not None:
             simulated = case.outcome.startswith(LABEL.strip())
             badge = f' <span class="badge">{text("traces.simulated")}</span>' if simulated else ""
@@ -109,7 +111,7 @@ def tokens_html(trace: Trace, text: Text) -> str:
         f'<mark class="stop">{text("traces.stop_token")}</mark>'
     )
     return (
-        f'<p>{escape(legend)} {keys}</p><div class="tokens"><pre><span class="prompt">{prompt}</span>'
+        f'<p>{escape(legend)} {keys}</p><div class="tokens" tabindex="0"><pre><span class="prompt">{prompt}</span>'
         f'<mark>{learned}</mark><mark class="stop">{stop}</mark></pre></div>'
     )
 
@@ -125,7 +127,7 @@ def _template(model: str) -> ChatTemplate:
     return load_template(model)
 
 
-def _reply(case: Case, current: bool, text: Text) -> str:
+def _reply(case: Case, current: bool, text: Text, lang: Lang) -> str:
     trace = case.trace
     facts = [datetime.fromtimestamp(trace.exchange.started).strftime("%Y-%m-%d %H:%M:%S"), Path(trace.model).name]
     facts.append(text("traces.seconds", seconds=f"{trace.exchange.latency:.2f}"))
@@ -133,7 +135,8 @@ def _reply(case: Case, current: bool, text: Text) -> str:
         facts.append(text("traces.reply_tokens", count=trace.reply.completion_tokens))
     said = trace.reply.text or json.dumps(list(trace.reply.tool_calls), ensure_ascii=False, indent=1)
     notes = [
-        f'<p class="flag">⚑ <b>{escape(rule_name(flag.rule, text))}</b>: {escape(flag.why)}</p>' for flag in trace.flags
+        f'<p class="flag">⚑ <b>{escape(rule_name(flag.rule, text))}</b>: {escape(why)}</p>'
+        for flag, why in _reasons(case, lang)
     ]
     notes += [f'<p class="feedback">{escape(_feedback(item.kind, item.text, text))}</p>' for item in trace.feedback]
     review = trace.review
@@ -148,6 +151,12 @@ def _reply(case: Case, current: bool, text: Text) -> str:
     head = f"<b>{text('traces.reply')}</b> {chip} <span class='muted'>{escape(' · '.join(_some(facts)))}</span>"
     mark = ' aria-current="true"' if current else ""
     return f'<li class="reply" id="{escape(trace.id)}"{mark}>{head}<pre>{escape(said)}</pre>{"".join(notes)}</li>'
+
+
+def _reasons(case: Case, lang: Lang) -> list[tuple[Flag, str]]:
+    """Return the flags with their reasons; what no rule of here says is told as it is kept."""
+    now = reasons(case) if case.trace.flags else {}
+    return [(flag, now[flag.rule].to(lang) if flag.rule in now else flag.why) for flag in case.trace.flags]
 
 
 def _feedback(kind: FeedbackKind, said: str, text: Text) -> str:

@@ -125,6 +125,11 @@ class Home:
         visited._only = agent
         return visited
 
+    @property
+    def visited(self) -> bool:
+        """Whether this is how a visitor of a shared agent sees it."""
+        return self._only is not None
+
     def new_agent(self, lang: Lang = Lang.ZH) -> str:
         """Make an agent and return its key."""
         key = f"agent-{secrets.token_hex(4)}"

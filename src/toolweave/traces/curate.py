@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from toolweave.models.interface import Model
 from toolweave.traces.cases import Case, cases
-from toolweave.traces.rules import RULES
+from toolweave.traces.rules import RULES, Reason
 from toolweave.traces.store import EVERYTHING, TraceStore
 from toolweave.traces.trace import Filter, Flag, Outcome, Visit
 from toolweave.types import Message
@@ -30,13 +30,18 @@ class Flagged(NamedTuple):
 
 
 def flag_visit(visit: Visit) -> dict[str, list[Flag]]:
-    """Return the flags of a visit's traces, by id. A reply that never came whole has none."""
+    """Return the flags of a visit's traces, by id."""
     found: dict[str, list[Flag]] = {}
     for case in cases(visit):
-        whole = case.trace.exchange.outcome is Outcome.ANSWERED
-        reasons = {name: rule(case) for name, rule in RULES.items()} if whole else {}
-        found[case.trace.id] = [Flag(name, why) for name, why in reasons.items() if why]
+        found[case.trace.id] = [Flag(name, why.en) for name, why in reasons(case).items()]
     return found
+
+
+def reasons(case: Case) -> dict[str, Reason]:
+    """Return the rules that a reply falls under, each with its reason; a reply that never came whole has none."""
+    if case.trace.exchange.outcome is not Outcome.ANSWERED:
+        return {}
+    return {name: why for name, rule in RULES.items() if (why := rule(case)) is not None}
 
 
 def flag(store: TraceStore) -> Flagged:

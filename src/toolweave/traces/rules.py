@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from toolweave.data.validate import check_call
 from toolweave.errors import DataError
@@ -11,9 +12,21 @@ from toolweave.facts import Flaw, check_answer, failed, unsupported
 from toolweave.facts.claims import denial
 from toolweave.traces.cases import Case
 from toolweave.traces.trace import FeedbackKind
-from toolweave.types import InvalidToolCall, ToolCall
+from toolweave.types import InvalidToolCall, Lang, ToolCall
 
-Rule = Callable[[Case], str | None]
+
+class Reason(NamedTuple):
+    """Why a rule flags a reply, in both languages; the store keeps the English one."""
+
+    zh: str
+    en: str
+
+    def to(self, lang: Lang) -> str:
+        """Return it in a language."""
+        return self.zh if lang is Lang.ZH else self.en
+
+
+Rule = Callable[[Case], Reason | None]
 
 _PROMISE = re.compile(
     r"请?稍(?:等|候)|正在(?:为您|帮您|给您)?(?:查|获取|生成|绘制|调用)|我(?:来|会|将|去|马上)(?:为您|帮您|给您)?(?:查|获取|生成|绘制)"
@@ -29,86 +42,103 @@ _CORRECTION = re.compile(
 )
 
 
-def _no_call(case: Case) -> str | None:
+def _no_call(case: Case) -> Reason | None:
     if case.calls or case.earlier or case.observations or not case.trace.tools:
         return None
     if words := denial(case.text, case.context):
-        return f"says {words!r} without trying any of its tools"
+        return Reason(f"一个工具也没试，就说{words!r}", f"says {words!r} without trying any of its tools")
     if promise := _PROMISE.search(case.text):
-        return f"promises ({promise[0]!r}) and calls nothing"
+        return Reason(f"答应了（{promise[0]!r}），却没有调用工具", f"promises ({promise[0]!r}) and calls nothing")
     if invented := unsupported(case.text, case.context):
-        return f"states {', '.join(invented[:3])} without having called a tool"
+        named = ", ".join(invented[:3])
+        return Reason(f"没有调用工具就说{named}", f"states {named} without having called a tool")
     return None
 
 
-def _unknown_tool(case: Case) -> str | None:
+def _unknown_tool(case: Case) -> Reason | None:
     known = [tool.name for tool in case.trace.tools]
     unknown = [call.name for call in case.calls if call.name not in known]
-    return f"calls {unknown[0]!r}; there is {', '.join(known) or 'no tool'}" if unknown else None
+    if not unknown:
+        return None
+    named = ", ".join(known)
+    return Reason(
+        f"调用了{unknown[0]!r}；只有{named or '零个工具'}", f"calls {unknown[0]!r}; there is {named or 'no tool'}"
+    )
 
 
-def _invalid_arguments(case: Case) -> str | None:
+def _invalid_arguments(case: Case) -> Reason | None:
     tools = {tool.name: tool for tool in case.trace.tools}
     for call in case.calls:
         if isinstance(call, InvalidToolCall):
-            return f"{call.name}: {call.reason}"
+            return Reason(f"{call.name} 的调用写错了：{call.reason}", f"{call.name}: {call.reason}")
         if call.name in tools:
             try:
                 check_call(call, tools[call.name])
             except DataError as error:
-                return str(error).partition("\n")[0]
+                told = str(error).partition("\n")[0]
+                return Reason(f"{call.name} 的参数不符合定义：{told}", told)
     return None
 
 
-def _contradiction(case: Case) -> str | None:
+def _contradiction(case: Case) -> Reason | None:
     found = _flaws(case)
-    if Flaw.DENIAL in found:
-        return f"says {found[Flaw.DENIAL]!r} after {_short(case.observations[-1])!r}"
-    if Flaw.CLASH in found:
-        return f"says {found[Flaw.CLASH]!r} after {_short(case.observations[-1])!r}"
+    said = found.get(Flaw.DENIAL) or found.get(Flaw.CLASH)
+    if said:
+        observed = _short(case.observations[-1])
+        return Reason(f"工具返回{observed!r}，却说{said!r}", f"says {said!r} after {observed!r}")
     if Flaw.HIDDEN_FAILURE in found:
-        return f"does not say that the tool failed: {_short(case.observations[-1])!r}"
+        observed = _short(case.observations[-1])
+        return Reason(f"没有说工具失败了：{observed!r}", f"does not say that the tool failed: {observed!r}")
     return None
 
 
-def _missing_facts(case: Case) -> str | None:
-    found = _flaws(case)
-    return f"states nothing of {found[Flaw.MISSING]!r}" if Flaw.MISSING in found else None
+def _missing_facts(case: Case) -> Reason | None:
+    missing = _flaws(case).get(Flaw.MISSING)
+    return None if missing is None else Reason(f"没有说到{missing!r}", f"states nothing of {missing!r}")
 
 
-def _invented_facts(case: Case) -> str | None:
-    found = _flaws(case)
-    return f"states {found[Flaw.INVENTED]}, which nothing it was shown says" if Flaw.INVENTED in found else None
+def _invented_facts(case: Case) -> Reason | None:
+    invented = _flaws(case).get(Flaw.INVENTED)
+    if invented is None:
+        return None
+    return Reason(f"说了{invented}，看到的内容里没有", f"states {invented}, which nothing it was shown says")
 
 
-def _repeated_call(case: Case) -> str | None:
+def _repeated_call(case: Case) -> Reason | None:
     made = [call for call in case.earlier if isinstance(call, ToolCall)]
     again = next((call for call in case.calls if call in made), None)
-    return f"calls {again.name} once more with the same arguments" if again is not None else None
+    if again is None:
+        return None
+    return Reason(f"用同样的参数又调用了 {again.name}", f"calls {again.name} once more with the same arguments")
 
 
-def _no_stop(case: Case) -> str | None:
-    return "was cut off at the token limit" if case.trace.reply.finish_reason == "length" else None
+def _no_stop(case: Case) -> Reason | None:
+    cut = case.trace.reply.finish_reason == "length"
+    return Reason("到了长度上限被截断", "was cut off at the token limit") if cut else None
 
 
-def _tool_error(case: Case) -> str | None:
-    return f"the tool answered {_short(case.outcome)!r}" if case.outcome is not None and failed(case.outcome) else None
+def _tool_error(case: Case) -> Reason | None:
+    if case.outcome is None or not failed(case.outcome):
+        return None
+    observed = _short(case.outcome)
+    return Reason(f"工具返回{observed!r}", f"the tool answered {observed!r}")
 
 
-def _user_correction(case: Case) -> str | None:
+def _user_correction(case: Case) -> Reason | None:
     said = [item.text for item in case.trace.feedback if item.kind is FeedbackKind.CORRECTION]
     if case.next_query is not None and _CORRECTION.match(case.next_query):
         said.append(case.next_query)
-    return f"the user said {_short(said[0])!r}" if said else None
+    return Reason(f"用户说{_short(said[0])!r}", f"the user said {_short(said[0])!r}") if said else None
 
 
-def _thumbs_down(case: Case) -> str | None:
+def _thumbs_down(case: Case) -> Reason | None:
     down = any(item.kind is FeedbackKind.THUMBS_DOWN for item in case.trace.feedback)
-    return "the user put the thumb down" if down else None
+    return Reason("用户点了踩", "the user put the thumb down") if down else None
 
 
-def _empty(case: Case) -> str | None:
-    return "says and calls nothing" if not case.text.strip() and not case.calls else None
+def _empty(case: Case) -> Reason | None:
+    empty = not case.text.strip() and not case.calls
+    return Reason("什么也没说，也没有调用工具", "says and calls nothing") if empty else None
 
 
 RULES: Mapping[str, Rule] = {

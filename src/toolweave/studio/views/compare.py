@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import gradio as gr
 from toolweave.errors import ToolweaveError
 from toolweave.studio import adopt
 from toolweave.studio.cast import Cast, cast
-from toolweave.studio.compare import Contest, begin, latest, visits_for
+from toolweave.studio.compare import RUN, Wanted, begin, latest, ready
 from toolweave.studio.compare_html import held_out_html
 from toolweave.studio.conversation import Conversation
 from toolweave.studio.parts import enclosing_tab, note, shown
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from toolweave.studio.shell import Studio
     from toolweave.studio.workspace import Home
 
-_RUN = "run:"
 _SIDES = ("left", "right")
 _GLANCE = 0.1  # seconds
 _TICK = 1.0
@@ -94,11 +92,11 @@ class _View:
         home = self.studio.home(request)
         runs = [run.name for run in Runs(home.runs).all() if run.checkpoint_steps]
         choices = [(key, key) for key in home.models()]
-        choices += [(self.text("compare.run", name=name), f"{_RUN}{name}") for name in runs]
+        choices += [(self.text("compare.run", name=name), f"{RUN}{name}") for name in runs]
         values = [value for _, value in choices]
         own = home.agent(agent, self.studio.lang).model if agent else ""
         first = left if left in values else (own if own in values else values[0])
-        second = right if right in values else (f"{_RUN}{runs[0]}" if runs else values[0])
+        second = right if right in values else (f"{RUN}{runs[0]}" if runs else values[0])
         drops = [gr.Dropdown(choices=choices, value=value) for value in (first, second)]
         return [*drops, *self.ticked(request)]
 
@@ -116,7 +114,7 @@ class _View:
             for talk, choice in zip(talks, (left, right), strict=True):
 
                 def make(source: str, choice: str = choice) -> Cast:
-                    return cast(home, agent, source, model=_ready(home, choice), simulate_all=simulate)
+                    return cast(home, agent, source, model=ready(home, choice), simulate_all=simulate)
 
                 talk.ask(query.strip(), make)
         except ToolweaveError as error:
@@ -141,14 +139,7 @@ class _View:
         """Begin the comparison on held-out visits."""
         home = self.studio.home(request)
         try:
-            spec = home.agent(agent, self.studio.lang) if as_agent else None
-            visits = visits_for(int(count), spec)
-            folder = home.folder / "comparisons" / secrets.token_hex(4)
-            contest = Contest(
-                lambda: home.llm(_ready(home, left)), lambda: home.llm(_ready(home, right)), visits, folder,
-                self.studio.lang,
-            )  # fmt: skip
-            begin(home, contest)
+            begin(home, Wanted(left, right, int(count), agent if as_agent else "", self.studio.lang))
         except ToolweaveError as error:
             raise shown(error) from error
         return self.ticked(request)
@@ -164,9 +155,9 @@ class _View:
     def used(self, choice: str, agent: str, request: gr.Request) -> Iterator[str]:
         """Let the current agent use a model, and start its server."""
         home = self.studio.home(request)
-        yield note(self.text("compare.using", model=choice.removeprefix(_RUN)))
+        yield note(self.text("compare.using", model=choice.removeprefix(RUN)))
         try:
-            key = _ready(home, choice)
+            key = ready(home, choice)
             adopt.use(home, agent, key)
         except ToolweaveError as error:
             raise shown(error) from error
@@ -187,8 +178,3 @@ class _View:
     def _talks(self, home: Home, agent: str, kept: Kept, request: gr.Request) -> list[Conversation]:
         session = self.studio.session(kept, request)
         return [home.conversation(agent, f"{session}.{side}") for side in _SIDES]
-
-
-def _ready(home: Home, choice: str) -> str:
-    """Return the key of a chosen model, that of a run's merged best checkpoint among them."""
-    return adopt.listed(home, choice.removeprefix(_RUN)) if choice.startswith(_RUN) else choice

@@ -125,7 +125,9 @@ def build(studio: Studio) -> None:
             *(box.blur for box in (name, description, instruction, prologue, suggestions)),
             name.submit, model.input, language.input, used.input, kept.input,
         ],
-        save, [*state, *fields], [studio.revision, saved, known, name, instruction, model], **_QUIET,
+        # What is changed while an earlier change is being saved is saved next.
+        save, [*state, *fields], [studio.revision, saved, known, name, instruction, model],
+        trigger_mode="always_last", **_QUIET,
     )  # fmt: skip
     files.upload(upload, [*state, files], [studio.revision, kept, files], **_QUIET)
     gr.on([avatar.upload, avatar.clear], picture, [*state, avatar], studio.revision, **_QUIET)

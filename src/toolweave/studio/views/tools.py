@@ -73,7 +73,7 @@ def _bench(studio: Studio, chosen: gr.Dropdown) -> None:
 
         def call(agent: str, request: gr.Request, *values: Any) -> str:
             made = next(tool for tool in _tools(studio, agent, request) if tool.name == name)
-            acting = pretend(made, studio.lang) if lacks_key(made) else made
+            acting = pretend(made, studio.home(request).agent(agent).lang) if lacks_key(made) else made
             try:
                 arguments = plugins.read_arguments(made.spec().parameters, dict(zip(properties, values, strict=True)))
             except ToolweaveError as error:
@@ -185,11 +185,13 @@ def _openapi(studio: Studio) -> None:
 def _mcp(studio: Studio) -> None:
     text = studio.text
     with gr.Row():
-        name = gr.Textbox(label=text("configure.mcp_name"), min_width=100)
-        url = gr.Textbox(label=text("configure.mcp_url"), placeholder="https://…/mcp", scale=2, min_width=160)
+        name = gr.Textbox(label=text("configure.mcp_name"), min_width=100, elem_id="mcp-name")
+        url = gr.Textbox(
+            label=text("configure.mcp_url"), placeholder="https://…/mcp", scale=2, min_width=160, elem_id="mcp-url"
+        )
     secret = gr.Textbox(label=text("configure.mcp_key"), type="password")
-    go = gr.Button(text("configure.mcp_add"), variant="primary", size="sm")
-    result = gr.Markdown()
+    go = gr.Button(text("configure.mcp_add"), variant="primary", size="sm", elem_id="mcp-add")
+    result = gr.Markdown(elem_id="mcp-result")
 
     def add(agent: str, revision: int, name: str, url: str, secret: str, request: gr.Request) -> tuple[int, str, str]:
         try:

@@ -44,9 +44,11 @@ def build(studio: Studio) -> None:
                 with gr.Row():
                     refresh = gr.Button(studio.text("traces.refresh"), size="sm", elem_id="traces-refresh")
                     more = gr.Button(studio.text("traces.more"), size="sm", elem_id="traces-more", visible=False)
-                with gr.Accordion(studio.text("traces.batch"), open=False):
-                    accept_all = gr.Button(studio.text("traces.accept_all"), size="sm")
-                    reject_all = gr.Button(studio.text("traces.reject_all"), size="sm", variant="stop")
+                with gr.Accordion(studio.text("traces.batch"), open=False, elem_id="traces-batch"):
+                    accept_all = gr.Button(studio.text("traces.accept_all"), size="sm", elem_id="traces-accept-all")
+                    reject_all = gr.Button(
+                        studio.text("traces.reject_all"), size="sm", variant="stop", elem_id="traces-reject-all"
+                    )
                 with gr.Accordion(studio.text("traces.export"), open=False, elem_id="traces-export"):
                     name = gr.Textbox(label=studio.text("traces.export_name"), value="addition", max_lines=1)
                     clean = gr.Checkbox(label=studio.text("traces.export_clean"), value=False)
@@ -78,7 +80,7 @@ def build(studio: Studio) -> None:
     gr.on([enclosing_tab().select, refresh.click], view.refreshed, here, [*listed, *fields[:4]], **_QUIET).then(
         view.show, [listing, tokens_open], shows, **_QUIET
     )
-    gr.on([field.input for field in fields], view.listed, here, listed, **_QUIET)
+    gr.on([field.input for field in fields], view.listed, here, listed, trigger_mode="always_last", **_QUIET)
     more.click(lambda limit: limit + _PAGE, limit, limit, **_QUIET).then(view.listed, here, listed, **_QUIET)
     listing.change(view.show, [listing, tokens_open], shows, **_QUIET)
     accept.click(view.accepted, here, judged, **_QUIET)
@@ -154,7 +156,7 @@ class _View:
         proposed = trace.review.label or (said[-1] if said else trace.reply.text)
         shown_tokens = self.tokens(current, request) if tokens_open else gr.skip()
         return [
-            visit_html(visit, trace.id, self.text),
+            visit_html(visit, trace.id, self.text, self.studio.lang),
             request_html(trace, self.text),
             proposed,
             gr.Group(visible=False),
@@ -232,7 +234,8 @@ class _View:
         listed = self.listed(current, limit, request, *fields)
         shown_now = _chosen(current, _replies(self._store(request), _filter(*fields), limit))
         trace = self._trace(shown_now, request)
-        timeline = visit_html(self._store(request).visit(trace.visit), trace.id, self.text) if trace else ""
+        visit = self._store(request).visit(trace.visit) if trace else None
+        timeline = visit_html(visit, trace.id, self.text, self.studio.lang) if trace and visit else ""
         return [*listed, gr.Group(visible=False), timeline]
 
     def _report(self, first: str, report: ExportReport) -> str:

@@ -246,7 +246,8 @@ class _View:
             gr.Button(visible=saved),
             gr.Button(visible=saved and not running),
             gr.Button(visible=not running),
-            gr.LinePlot(value=self._points(run), visible=bool(run.log)),
+            # Hidden and not taken out of the page: a plot that is still drawing would look for where it was.
+            gr.LinePlot(value=self._points(run), visible=True if run.log else "hidden"),
             gr.Timer(active=running),
             _stamp(run),
         ]
