@@ -177,7 +177,6 @@ def walk(page: Page, model: Path) -> None:
     page.locator("#train-start").click()
     page.locator("#train-progress .finished").first.wait_for()
     page.wait_for_timeout(2000)
-    shoot(page, "train-mix", "zh", 1440, "light")
     open_tab(page, compare)
     choose(page, "#compare-left", "weather-base")
     choose(page, "#compare-right", "weather-tuned")
