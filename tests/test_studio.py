@@ -18,7 +18,6 @@ from fastapi.responses import JSONResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripted_llm import scripted_llm
 from stub_server import serve
 from toolweave.agents.spec import read_json, write_json
 from toolweave.errors import ToolweaveError
@@ -38,19 +37,6 @@ from toolweave.types import Json, Lang
 
 AGENT = "weather_painter"
 SOURCES = Path(__file__).parents[1] / "src" / "toolweave" / "studio"
-
-
-@pytest.fixture(scope="module")
-def llm() -> Iterator[str]:
-    with serve(scripted_llm()) as url:
-        yield f"{url}/v1"
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Iterator[Workspace]:
-    made = Workspace(tmp_path / "studio")
-    yield made
-    made.close()
 
 
 def prepared(workspace: Workspace, llm: str, user: str = "local_user") -> Home:

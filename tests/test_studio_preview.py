@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scripted_llm import scripted_llm
-from stub_server import serve
 from toolweave.errors import ToolweaveError
 from toolweave.evals.cases import Line
 from toolweave.studio import avatar, compare
@@ -31,19 +28,6 @@ from toolweave.tools.base import BaseTool
 from toolweave.types import Lang
 
 AGENT = "weather_painter"
-
-
-@pytest.fixture(scope="module")
-def llm() -> Iterator[str]:
-    with serve(scripted_llm()) as url:
-        yield f"{url}/v1"
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Iterator[Workspace]:
-    made = Workspace(tmp_path / "studio")
-    yield made
-    made.close()
 
 
 @pytest.fixture
