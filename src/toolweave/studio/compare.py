@@ -40,13 +40,14 @@ LLM = Callable[[], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What is compared: two models on visits; `folder` takes the results and the report."""
+    """What is compared: two models on visits; `folder` takes the results and the report, `names` are what they go by."""
 
     base: LLM
     tuned: LLM
     visits: Sequence[Visit]
     folder: Path
     lang: Lang = Lang.ZH
+    names: tuple[str, str] = ("", "")
 
 
 class HeldOut:
@@ -145,7 +146,9 @@ class Wanted:
     def contest(self, home: Home, folder: Path) -> Contest:
         """Return the comparison. Raises ToolweaveError where there is no such agent or no visit."""
         visits = visits_for(self.count, home.agent(self.agent, self.lang) if self.agent else None)
-        return Contest(_llm(home, self.left), _llm(home, self.right), visits, folder, self.lang)
+        return Contest(
+            _llm(home, self.left), _llm(home, self.right), visits, folder, self.lang, (self.left, self.right)
+        )
 
 
 def visits_for(count: int, agent: AgentSpec | None = None) -> list[Visit]:

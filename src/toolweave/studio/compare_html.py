@@ -17,7 +17,9 @@ _ORDER = ("lost", "gained", "neither", "same")
 
 def held_out_html(contest: HeldOut, text: Text, lang: Lang) -> str:
     """Return all that is known so far."""
-    parts = [_progress(contest, text)] if contest.running else []
+    sides = zip(("left", "right"), contest.contest.names, strict=True)
+    names = " · ".join(f"{text(f'compare.{side}')}: <b>{escape(name)}</b>" for side, name in sides if name)
+    parts = [f"<p>{names}</p>", *([_progress(contest, text)] if contest.running else [])]
     if contest.error:
         parts.append(f'<p class="notice fail">{escape(contest.error)}</p>')
     if contest.result is not None:

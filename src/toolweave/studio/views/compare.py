@@ -61,7 +61,9 @@ def build(studio: Studio) -> None:
         with gr.Tab(text("compare.held_out"), elem_id="compare-held-out"):
             gr.Markdown(text("compare.evaluate_hint"))
             with gr.Row(equal_height=True):
-                count = gr.Slider(1, 300, value=_VISITS, step=1, label=text("compare.count"), elem_id="compare-count")
+                count = gr.Slider(
+                    1, 300, value=_VISITS, step=1, label=text("compare.count"), elem_id="compare-count", min_width=260
+                )
                 as_agent = gr.Checkbox(label=text("compare.as_agent"), info=text("compare.as_agent_hint"))
                 evaluate = gr.Button(text("compare.evaluate"), variant="primary", elem_id="compare-evaluate")
             visits = gr.HTML(elem_id="compare-visits", padding=False)
