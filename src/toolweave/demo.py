@@ -36,13 +36,13 @@ from toolweave.serving.process import serve_model
 from toolweave.training.checkpoint import best_checkpoint
 
 # Sized for 30 minutes in all on two cores without fast bf16.
-TRAINING_VISITS = 1900
+TRAINING_VISITS = 2200
 # Of phrases and values as in training, to draw the loss of what was not learned: two prompts, one a language.
-_VALIDATION_VISITS = 24
+_VALIDATION_VISITS = 40
 _VALIDATION_SEED = 19
 _CHATS, _SELF_COGNITION = 40, 24
-# One group of visits, which share a prompt of about 700 tokens, is one batch.
-_BATCH_TOKENS = 2816
+# One group of visits, which share a prompt of about 800 tokens, is one batch.
+_BATCH_TOKENS = 3072
 _LEARNING_RATE = 3e-3
 # The base model rambles to its limit; replies of the tuned one need a third of this.
 _MAX_TOKENS = 160

@@ -33,11 +33,10 @@ from toolweave.types import Episode, Lang, Role, Sample, Step, ToolCall, ToolSpe
 # How many pairs at the end of a list in conversation.yaml and chat.yaml are only for testing.
 _TEST_PAIRS = 5
 _TEST_CHATS = 30
-# More would pay less for the prompt they share, but a group is a step of the optimizer, and steps are few.
-VISITS_PER_GROUP = 12
-# So many of them are trained from the question to the answer; of the others only the decisions whether and what to
-# call. Those are the harder part, and cost a third.
-_WHOLE_VISITS = 3
+VISITS_PER_GROUP = 22
+# So many of them are trained from the question to the answer; of the others only the first request, where the model
+# decides whether and what to call. That is the harder part, and costs a third.
+_WHOLE_VISITS = 4
 # First calls are most rows, and a model that only ever learned to call would always call. The other rows count twice,
 # which costs nothing: equal tokens are computed once.
 _WEIGHT_OF_OTHERS = 2
@@ -55,9 +54,8 @@ class Kind(StrEnum):
     NO_CALL = "no_call"
 
 
-# Second calls are far more frequent than in life: what a model has seldom seen after a result it never says.
-_WHOLE_MIX = {Kind.ONE_CALL: 0.42, Kind.TWO_CALL: 0.28, Kind.FOLLOW_UP: 0.15, Kind.TOOL_ERROR: 0.15}
-_DECISION_MIX = {Kind.ONE_CALL: 0.54, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.05, Kind.MISSING: 0.12, Kind.NO_CALL: 0.22}
+_WHOLE_MIX = {Kind.ONE_CALL: 0.36, Kind.TWO_CALL: 0.32, Kind.FOLLOW_UP: 0.16, Kind.TOOL_ERROR: 0.16}
+_DECISION_MIX = {Kind.ONE_CALL: 0.58, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.07, Kind.MISSING: 0.08, Kind.NO_CALL: 0.20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +98,15 @@ class Synthesizer:
         """Return training samples of visits that all share one system message."""
         setting = self._vary(agent, lang)
         whole = [self.episode(setting, kind) for kind in self._kinds(_WHOLE_MIX, _WHOLE_VISITS)]
-        rest = [self.episode(setting, kind) for kind in self._kinds(_DECISION_MIX, VISITS_PER_GROUP - _WHOLE_VISITS)]
+        decisions = [
+            self.episode(setting, kind) for kind in self._kinds(_DECISION_MIX, VISITS_PER_GROUP - _WHOLE_VISITS)
+        ]
         dialect = get_dialect(setting.dialect)
         samples = [sample for episode in whole for sample in _weighted(episode, dialect.render(episode))]
-        for episode in rest:
+        for episode in decisions:
             last = len(episode.turns) - 1
-            decisions = max(1, len(episode.turns[last].steps))
-            asked = [sample for sample in dialect.render(episode) if sample.meta["turn"] == last]
-            samples += _weighted(episode, asked[:decisions])
+            first = next(sample for sample in dialect.render(episode) if sample.meta["turn"] == last)
+            samples += _weighted(episode, [first])
         return samples
 
     def episodes(self, agent: Agent, lang: Lang, count: int) -> list[Episode]:
