@@ -499,7 +499,8 @@ def test_a_client_that_goes_away_frees_its_place(
         body = {"messages": chat("hi"), "stream": stream, "max_tokens": 4000}
         if stream:
             with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
-                assert next(reply.iter_lines()).startswith("data: ")
+                lines = reply.iter_lines()  # kept: without its iterator the reply would be closed at once
+                assert next(lines).startswith("data: ")
                 wait_until(lambda: engine.running == 1)
         else:
             with pytest.raises(httpx.ReadTimeout):

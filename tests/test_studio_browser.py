@@ -93,7 +93,8 @@ def opened(browser: Browser, url: str, width: int = 1440) -> Iterator[Page]:
     expect(page.locator("#about .chip").first).to_be_visible()
     yield page
     context.close()
-    assert not complaints
+    # A page that is left in mid-stream complains of what it cannot read to the end.
+    assert not [text for text in complaints if "AbortError" not in text and "Connection errored out" not in text]
 
 
 def say(page: Page, text: str) -> None:

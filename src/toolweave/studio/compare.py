@@ -40,7 +40,7 @@ LLM = Callable[[], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What is compared: two models on visits. `folder` takes the results and the report, `names` name the models."""
+    """What is compared: two models on visits; `folder` takes results and report, `names` are what they go by."""
 
     base: LLM
     tuned: LLM
