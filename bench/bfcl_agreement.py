@@ -32,7 +32,7 @@ def official(path: str | None) -> tuple[Any, Any, Path]:
     if spec is None or spec.origin is None:
         raise SystemExit("bfcl-eval is not installed: pip install bfcl-eval==2026.3.23")
     models = ModuleType("bfcl_eval.constants.model_config")
-    models.MODEL_CONFIG_MAPPING = {"ours": SimpleNamespace(underscore_to_dot=False)}  # type: ignore[attr-defined]
+    setattr(models, "MODEL_CONFIG_MAPPING", {"ours": SimpleNamespace(underscore_to_dot=False)})  # noqa: B010  # new
     sys.modules[models.__name__] = models
     for language in ("java", "js"):
         name = f"bfcl_eval.eval_checker.ast_eval.type_convertor.{language}_type_converter"

@@ -10,8 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from toolweave.traces.recording import RecordingModel
 from toolweave.traces.store import TraceStore
 from toolweave.traces.trace import Outcome, Verdict
 from toolweave.types import ToolCall
+from waiting import wait_until
 
 EXCHANGES = Path(__file__).parent / "fixtures" / "exchanges"
 KEY = "sk-veryverysecret0123456789"
@@ -149,14 +149,6 @@ def proxy(upstream: tuple[str, Upstream], tmp_path: Path) -> Iterator[tuple[str,
         yield url, upstream[1], store
 
 
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("this never came true")
-
-
 def ask(url: str, content: str, **more: Any) -> httpx.Response:
     body = {"model": "m", "messages": [{"role": "user", "content": content}], **more}
     return httpx.post(f"{url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {KEY}"}, timeout=30)
@@ -199,9 +191,9 @@ def test_a_stream_passes_chunk_by_chunk_and_ends_upstream_when_the_app_leaves(
     body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hang"}]}
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as response:
         assert next(response.iter_text()) == chunk("你")  # the server has said no more than this
-    until(server.left.is_set)
+    wait_until(server.left.is_set)
     with TraceStore(path) as store:
-        until(lambda: store.counts().traces == 1)
+        wait_until(lambda: store.counts().traces == 1)
         (trace,) = store.traces()
     assert (trace.exchange.outcome, trace.reply.text) == (Outcome.CLIENT_LEFT, "你")
 
@@ -214,7 +206,7 @@ def test_a_time_out_of_the_app_ends_the_upstream(proxy: tuple[str, Upstream, Pat
         httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=1) as response,
     ):
         response.read()
-    until(server.left.is_set)
+    wait_until(server.left.is_set)
 
 
 def test_what_breaks_off_breaks_off(proxy: tuple[str, Upstream, Path]) -> None:
@@ -237,7 +229,7 @@ def test_the_openai_client_streams_tools_through(proxy: tuple[str, Upstream, Pat
     url, server, path = proxy
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     client = OpenAI(base_url=f"{url}/v1", api_key=KEY)
-    stream: Any = client.chat.completions.create(  # type: ignore[call-overload]
+    stream: Any = client.chat.completions.create(  # type: ignore[call-overload]  # a plain dict for a tool
         model="m", stream=True, tools=[tool], messages=[{"role": "user", "content": "hi"}]
     )
     with client, stream:
@@ -383,7 +375,7 @@ def test_a_locked_store_costs_no_answer_and_is_made_up_for(proxy: tuple[str, Ups
     finally:
         lock.execute("ROLLBACK")
         lock.close()
-    until(lambda: httpx.get(url + HEALTH_PATH).json()["recorded"] == 6)
+    wait_until(lambda: httpx.get(url + HEALTH_PATH).json()["recorded"] == 6)
     assert httpx.get(url + HEALTH_PATH).json()["status"] == "ok"
     with TraceStore(path) as store:
         assert store.counts().traces == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -98,8 +99,8 @@ def test_any_text_can_be_read(text: str) -> None:
     st.dates(),
     st.sampled_from(["{y}年{m}月{d}日", "{y}-{m:02d}-{d:02d}", "{name} {d}, {y}", "{d} {name} {y}", "{m}月{d}号"]),
 )
-def test_dates_are_one_day_in_any_spelling(date: object, form: str) -> None:
-    y, m, d = date.year, date.month, date.day  # type: ignore[attr-defined]
+def test_dates_are_one_day_in_any_spelling(date: date, form: str) -> None:
+    y, m, d = date.year, date.month, date.day
     if y < 1000:
         return
     name = [

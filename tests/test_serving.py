@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +33,7 @@ from toolweave.serving.generation import TokenLogprob
 from toolweave.serving.text import TextStream
 from toolweave.types import Message
 from toolweave.weights.manifest import Manifest
+from waiting import wait_until
 
 TEMPLATE = ChatTemplate(byte_tokenizer())
 SHAPE = {
@@ -118,13 +119,6 @@ def engine(talker: LoadedModel) -> Iterator[Engine]:
 def chat(query: str, system: str = "") -> list[Message]:
     head = [Message(role="system", content=system)] if system else []
     return [*head, Message(role="user", content=query)]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # --- the engine -------------------------------------------------------------------------------------------------

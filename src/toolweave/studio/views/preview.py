@@ -13,7 +13,6 @@ from toolweave.studio.changes import changed_fields
 from toolweave.studio.consent import Answer
 from toolweave.studio.form import avatar_file
 from toolweave.studio.status import status
-from toolweave.studio.transcript import transcript
 from toolweave.studio.views.talk import Kept, Talks
 from toolweave.traces.trace import FeedbackKind
 from toolweave.types import Json
@@ -121,7 +120,7 @@ def _connect_feedback(
 
     def rate(agent: str, kept: Kept, talk: str, request: gr.Request, data: gr.LikeData) -> tuple[Any, int]:
         conversation = view.conversation(agent, kept, talk, request)
-        turn = transcript(conversation.turns, studio.lang).turns[int(data.index)]  # type: ignore[arg-type]  # a plain index
+        turn = view.turn_of(conversation, data)
         try:
             conversation.give_feedback(turn, FeedbackKind.THUMBS_UP if data.liked else FeedbackKind.THUMBS_DOWN)
         except ToolweaveError:

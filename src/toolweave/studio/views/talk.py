@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from typing import cast as cast_type
 from weakref import WeakValueDictionary
 
 import gradio as gr
@@ -47,6 +48,12 @@ class Talks:
         """Return the conversation that the page shows."""
         name = own_talk(talk, self._studio.session(kept, request))
         return self._studio.home(request).conversation(agent, name)
+
+    def turn_of(self, conversation: Conversation, data: gr.RetryData | gr.EditData | gr.LikeData) -> int:
+        """Return the number of the turn whose message an event is about."""
+        owners = transcript(conversation.turns, self._studio.lang).turns
+        # A list of messages has plain indices; that of a retry may lie behind the last message.
+        return owners[min(cast_type(int, data.index), len(owners) - 1)]
 
     # --- which conversation ------------------------------------------------------------------
 
@@ -137,8 +144,7 @@ class Talks:
     ) -> Shown:
         """Ask a question once more."""
         conversation = self.conversation(agent, kept, talk, request)
-        owners = transcript(conversation.turns, self._studio.lang).turns
-        gone = conversation.rewind(owners[min(int(data.index), len(owners) - 1)])  # type: ignore[arg-type]  # a list of messages has plain indices
+        gone = conversation.rewind(self.turn_of(conversation, data))
         async for now in self._ask(conversation, agent, gone.query, gone.files, pretend, request):
             yield now
 
@@ -147,7 +153,7 @@ class Talks:
     ) -> Shown:
         """Ask a question as it was rewritten; what came after it is gone."""
         conversation = self.conversation(agent, kept, talk, request)
-        gone = conversation.rewind(transcript(conversation.turns, self._studio.lang).turns[int(data.index)])  # type: ignore[arg-type]  # as above
+        gone = conversation.rewind(self.turn_of(conversation, data))
         async for now in self._ask(conversation, agent, str(data.value), gone.files, pretend, request):
             yield now
 

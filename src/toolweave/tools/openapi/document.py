@@ -31,7 +31,7 @@ def read_document(text: str) -> Json:
     if len(text) > _MAX_TEXT:
         raise DataError(f"the document is larger than {_MAX_TEXT:,} characters")
     try:
-        content = json.loads(text) if text.lstrip().startswith("{") else yaml.load(text, _Loader)  # noqa: S506
+        content = json.loads(text) if text.lstrip().startswith("{") else yaml.load(text, _Loader)  # noqa: S506  # a safe loader
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise DataError(f"the document is neither JSON nor YAML: {error}") from error
     if not isinstance(content, dict):
