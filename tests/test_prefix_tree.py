@@ -59,6 +59,8 @@ def encoded(draw: st.DrawFn) -> Encoded:
 
 
 SAMPLE_SETS = st.lists(encoded(), min_size=1, max_size=7)
+# No subtrees together, some, all in one block.
+WINDOWS = st.sampled_from([0, 8, 128])
 
 
 @cache
@@ -96,11 +98,13 @@ def packed(model: PeftModel, samples: list[Encoded]) -> tuple[Tensor, list[Tenso
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @settings(max_examples=25)
-@given(samples=SAMPLE_SETS)
-def test_loss_and_gradients_equal_one_by_one(architecture: str, samples: list[Encoded]) -> None:
+@given(samples=SAMPLE_SETS, window=WINDOWS)
+def test_loss_and_gradients_equal_one_by_one(architecture: str, samples: list[Encoded], window: int) -> None:
     model = model_of(architecture)
     expected, expected_gradients = one_by_one(model, samples)
-    loss, tree_gradients = packed(model, samples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix_tree, "_WINDOW", window)
+        loss, tree_gradients = packed(model, samples)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     assert len(tree_gradients) == len(expected_gradients) == sum(w.requires_grad for w in model.parameters())
     for got, want in zip(tree_gradients, expected_gradients, strict=True):
@@ -109,13 +113,7 @@ def test_loss_and_gradients_equal_one_by_one(architecture: str, samples: list[En
 
 def path_to(tree: PrefixTree, at: int) -> list[int]:
     """Return the flat indices from the root to token `at`: what it may attend to."""
-    path: list[int] = []
-    for node in tree.nodes:
-        if node.start <= at < node.stop:
-            path += range(node.start, at + 1)
-        elif node.stop <= at < node.end:
-            path += range(node.start, node.stop)
-    return path
+    return [before for before in range(at + 1) if at < tree.ends[before]]
 
 
 @given(SAMPLE_SETS)
@@ -129,6 +127,22 @@ def test_the_path_to_a_token_is_a_prefix_of_its_samples(samples: list[Encoded]) 
     assert {tuple(tokens[at] for at in path) for path in paths} == prefixes
     assert tree.positions.tolist() == [len(path) - 1 for path in paths]
     assert tree.nominal == sum(len(sample.ids) for sample in samples)
+
+
+@given(SAMPLE_SETS, WINDOWS)
+def test_blocks_cover_what_a_token_sees_once(samples: list[Encoded], window: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix_tree, "_WINDOW", window)
+        tree = PrefixTree.build(samples)
+    covered = torch.zeros(len(tree.tokens), len(tree.tokens), dtype=torch.int64)
+    for block in tree.blocks:
+        own = block.stop - block.start
+        covered[block.start : block.stop, block.start : block.stop] += ~block.hidden
+        covered[block.start + own : block.end, block.start : block.stop] += 1
+    seen = torch.zeros_like(covered)
+    for at in range(len(tree.tokens)):
+        seen[at, path_to(tree, at)] = 1
+    assert torch.equal(covered, seen)
 
 
 @given(SAMPLE_SETS)
@@ -148,8 +162,8 @@ def test_the_order_of_samples_does_not_matter(samples: list[Encoded], random: Ra
     shuffled = list(samples)
     random.shuffle(shuffled)
     first, second = PrefixTree.build(samples), PrefixTree.build(shuffled)
-    assert first.nodes == second.nodes
-    for name in ("tokens", "positions", "label_at", "label_target", "label_weight"):
+    assert first.blocks == second.blocks
+    for name in ("tokens", "positions", "ends", "label_at", "label_target", "label_weight"):
         assert torch.equal(getattr(first, name), getattr(second, name))
 
 
@@ -157,15 +171,16 @@ def test_a_shared_prompt_is_computed_once() -> None:
     prompt = tuple(range(100))
     samples = [Encoded((*prompt, 100 + end, 7), 100) for end in range(5)]
     tree = PrefixTree.build(samples)
-    assert (len(tree.tokens), tree.nominal, len(tree.nodes)) == (110, 510, 6)
+    assert (len(tree.tokens), tree.nominal) == (110, 510)
 
 
 def test_long_nodes_are_cut_into_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_tree, "_RUN", 3)
+    monkeypatch.setattr(prefix_tree, "_WINDOW", 3)
     prompt = (0, 1, 2, 0, 1, 2, 2)
     samples = [Encoded((*prompt, end, end), 5) for end in range(3)]
     tree = PrefixTree.build(samples)
-    assert [(node.start, node.stop, node.end) for node in tree.nodes[:3]] == [(0, 3, 13), (3, 6, 13), (6, 7, 13)]
+    assert [(block.start, block.stop, block.end) for block in tree.blocks[:3]] == [(0, 3, 13), (3, 6, 13), (6, 7, 13)]
     model = model_of("llama")
     expected, expected_gradients = one_by_one(model, samples)
     loss, tree_gradients = packed(model, samples)

@@ -57,7 +57,7 @@ def main() -> None:
     flops, layers = flops_per_token(loaded.model), loaded.model.config.num_hidden_layers
     bytes_moved = layers * _bytes_of_a_layer(loaded.model, len(tree.tokens), layers)
     # Two products forward and four backward, of 2 operations each.
-    pairs = sum((node.end - node.start) * (node.stop - node.start) for node in tree.nodes)
+    pairs = sum((block.end - block.start) * (block.stop - block.start) for block in tree.blocks)
     attention_flops = 12 * layers * loaded.model.config.num_attention_heads * _head_size(loaded.model) * pairs
 
     loaded.model.set_attn_implementation(attention.NAME)

@@ -1,10 +1,10 @@
 """Tree attention: a token attends to its ancestors and, causally, to its own node.
 
-Registered with transformers' attention interface, so it serves every model that uses it. Each node
-is one dense block: the queries of the node and of all its descendants, which are one contiguous
-range, against the node's keys. The blocks of a query are merged by their log-sum-exp. The query
-heads on one key head are rows of one product, so all the work is the library's matrix products, and
-there is no T x T mask.
+Registered with transformers' attention interface, so it serves every model that uses it. The tree
+comes as dense blocks: a long node's keys against its own queries and those of all its descendants,
+which are one contiguous range; small subtrees, several at once, against themselves. The blocks of a
+query are merged by their log-sum-exp. The query heads on one key head are rows of one product, so all
+the work is the library's matrix products, and there is no T x T mask.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from toolweave.errors import ModelError
-from toolweave.training.prefix_tree import Node, PrefixTree
+from toolweave.training.prefix_tree import Block, PrefixTree
 
 NAME = "toolweave_tree"
 # Attention weights wait for the backward pass while those of all layers fit in here; else they are computed again.
 _KEPT_BYTES = 2**29
 
 
-class _Block(NamedTuple):
-    """One node's weights [H_kv, rows, L], and the log-sum-exp [H_kv, rows, 1] they are normalised by."""
+class _Weighed(NamedTuple):
+    """One block's weights [H_kv, rows, L], and the log-sum-exp [H_kv, rows, 1] they are normalised by."""
 
     weights: Tensor
     lse: Tensor
@@ -50,20 +50,20 @@ class _TreeAttention(torch.autograd.Function):
         q = _fold(q[0].unflatten(0, (k.shape[0], groups)).transpose(1, 2) * plan.scale)
         out = torch.zeros_like(q, dtype=torch.float32)
         lse = out.new_full((*q.shape[:2], 1), -torch.inf)
-        blocks = []
-        # A row's blocks come in the order of its path, parents first.
-        for node in plan.tree.nodes:
-            rows = slice(node.start * groups, node.end * groups)
-            block = _attend(q[:, rows], k, node, groups, plan)
-            part = torch.bmm(block.weights, v[:, node.start : node.stop])
-            merged = torch.logaddexp(lse[:, rows], block.lse)
+        kept = []
+        # A row's blocks come in the order of its path.
+        for block in plan.tree.blocks:
+            rows = slice(block.start * groups, block.end * groups)
+            weighed = _attend(q[:, rows], k, block, groups, plan)
+            part = torch.bmm(weighed.weights, v[:, block.start : block.stop])
+            merged = torch.logaddexp(lse[:, rows], weighed.lse)
             out[:, rows] *= torch.exp(lse[:, rows] - merged)
-            out[:, rows] += part * torch.exp(block.lse - merged)
+            out[:, rows] += part * torch.exp(weighed.lse - merged)
             lse[:, rows] = merged
-            blocks.append(block if plan.keep else None)
+            kept.append(weighed if plan.keep else None)
         merged_out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, merged_out, lse)
-        ctx.plan, ctx.blocks, ctx.groups = plan, blocks, groups
+        ctx.plan, ctx.kept, ctx.groups = plan, kept, groups
         return _by_token(merged_out, groups).unsqueeze(0)
 
     @staticmethod
@@ -74,9 +74,9 @@ class _TreeAttention(torch.autograd.Function):
         dot = (grad.float() * out).sum(-1, keepdim=True)
         dq = torch.zeros_like(q, dtype=torch.float32)
         dk, dv = torch.empty_like(k), torch.empty_like(v)
-        for node, kept in zip(plan.tree.nodes, ctx.blocks, strict=True):
-            own, rows = slice(node.start, node.stop), slice(node.start * groups, node.end * groups)
-            weights, block_lse = kept or _attend(q[:, rows], k, node, groups, plan)
+        for block, kept in zip(plan.tree.blocks, ctx.kept, strict=True):
+            own, rows = slice(block.start, block.stop), slice(block.start * groups, block.end * groups)
+            weights, block_lse = kept or _attend(q[:, rows], k, block, groups, plan)
             # `weights` are this block's softmax; its share makes them the weights in the whole.
             share = torch.exp(block_lse - lse[:, rows])
             g = grad[:, rows] * share.to(q.dtype)
@@ -100,23 +100,22 @@ def _fold(x: Tensor) -> Tensor:
     return x.flatten(1, 2).contiguous()
 
 
-def _attend(q: Tensor, k: Tensor, node: Node, groups: int, plan: _Plan) -> _Block:
-    """Weigh the node's keys for its own queries and those below, q [H_kv, (end - start) * G, D]."""
-    own = node.stop - node.start
-    scores = torch.bmm(q, k[:, node.start : node.stop].transpose(1, 2))
+def _attend(q: Tensor, k: Tensor, block: Block, groups: int, plan: _Plan) -> _Weighed:
+    """Weigh the block's keys for its queries, q [H_kv, (end - start) * G, D]."""
+    scores = torch.bmm(q, k[:, block.start : block.stop].transpose(1, 2))
     by_token = scores.unflatten(1, (-1, groups))
-    # Finite, so that a row with all of a node's keys outside its window has a log-sum-exp; its share is then 0.
+    # Finite, so that a row with all of a block's keys outside its window has a log-sum-exp; its share is then 0.
     masked = torch.finfo(scores.dtype).min / 2
-    by_token[:, :own] += scores.new_full((own, own), masked).triu(1).unsqueeze(1)
+    by_token[:, : block.stop - block.start].masked_fill_(block.hidden.unsqueeze(1).to(q.device), masked)
     if plan.window is not None:
         positions = plan.tree.positions
-        distance = positions[node.start : node.end, None] - positions[node.start : node.stop]
+        distance = positions[block.start : block.end, None] - positions[block.start : block.stop]
         by_token.masked_fill_((distance >= plan.window).unsqueeze(1).to(q.device), masked)
     highest = _highest(scores).float()
     # Computed in float32 inside, whatever the dtype of the scores.
     weights = scores.softmax(-1)
     # The highest weight is exp(0) / sum(exp(scores - highest)).
-    return _Block(weights, highest - _highest(weights).float().log())
+    return _Weighed(weights, highest - _highest(weights).float().log())
 
 
 def _highest(x: Tensor) -> Tensor:
@@ -153,7 +152,7 @@ def tree_attention(
         raise ModelError("models with capped attention scores or attention sinks cannot be trained on prefix trees")
     depth = int(tree.positions.max()) + 1
     layers = getattr(getattr(module, "config", None), "num_hidden_layers", 1)
-    pairs = sum((node.end - node.start) * (node.stop - node.start) for node in tree.nodes)
+    pairs = sum((block.end - block.start) * (block.stop - block.start) for block in tree.blocks)
     plan = _Plan(
         tree,
         scaling if scaling is not None else query.shape[-1] ** -0.5,

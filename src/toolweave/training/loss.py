@@ -27,12 +27,14 @@ class _LabelLoss(torch.autograd.Function):
         for start in range(0, len(hidden), _CHUNK):
             rows = slice(start, start + _CHUNK)
             logits = (hidden[rows] @ head.T).float()
-            log_norm = logits.logsumexp(-1)
-            picked = logits.gather(1, target[rows, None]).squeeze(1)
-            total += torch.dot(log_norm - picked, weight[rows])
-            share = logits.sub_(log_norm[:, None]).exp_()
-            share.scatter_add_(1, target[rows, None], share.new_full((len(share), 1), -1.0))
-            gradient[rows] = share.mul_(weight[rows, None]).to(head.dtype) @ head
+            picked = logits.gather(1, target[rows, None])
+            highest = logits.amax(-1, keepdim=True)
+            # In place from here: a new tensor of this size costs more than what is computed in it.
+            share = logits.sub_(highest).exp_()
+            norm = share.sum(-1, keepdim=True)
+            total += torch.dot((highest + norm.log() - picked).squeeze(1), weight[rows])
+            share.mul_(weight[rows, None] / norm).scatter_add_(1, target[rows, None], -weight[rows, None])
+            gradient[rows] = share.to(head.dtype) @ head
         ctx.save_for_backward(gradient)
         return total
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+# Half of a run's own attention square is masked, and so wasted: long nodes are cut.
 _RUN = 256
+# Neighbouring subtrees are one block up to so many tokens: a block costs more than what of it is masked.
+_WINDOW = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +28,42 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A run of at most `_RUN` tokens `[start, stop)`; its descendants are the tokens `[stop, end)`."""
+class Block:
+    """The tokens `[start, end)` attend to `[start, stop)`; what of it is not on their path is in the first rows.
+
+    hidden: bool [stop - start, stop - start], where a row's token does not see a column's.
+    """
 
     start: int
     stop: int
     end: int
+    hidden: Tensor = field(compare=False)
 
-    def cut(self) -> Iterator[Node]:
-        """Yield the node as a chain of runs: half of a run's own attention square is masked, and so wasted."""
-        for start in range(self.start, self.stop, _RUN):
-            yield Node(start, min(start + _RUN, self.stop), self.end)
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A run of tokens `[start, stop)` without a branch; its descendants are the tokens `[stop, end)`."""
+
+    start: int
+    stop: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixTree:
     """A flattened batch of T distinct tokens with L distinct (token, target) pairs.
 
-    tokens, positions: int64 [T]. label_at: int64 [L], the flat token whose logits predict
-    label_target: int64 [L]; label_weight: float32 [L], how many samples own the label.
+    tokens, positions: int64 [T]. ends: int64 [T], where the descendants of a token end: token i sees
+    token j where j <= i < ends[j]. `blocks` cover all these pairs, each once.
+    label_at: int64 [L], the flat token whose logits predict label_target: int64 [L];
+    label_weight: float32 [L], how many samples own the label.
     `nominal` counts the tokens as if nothing were shared.
     """
 
     tokens: Tensor
     positions: Tensor
-    nodes: tuple[Node, ...]
+    ends: Tensor
+    blocks: tuple[Block, ...]
     label_at: Tensor
     label_target: Tensor
     label_weight: Tensor
@@ -61,7 +75,7 @@ class PrefixTree:
         ordered = sorted(samples, key=lambda sample: sample.ids)
         tokens: list[int] = []
         positions: list[int] = []
-        nodes: list[Node] = []
+        nodes: list[_Node] = []
         labels: Counter[tuple[int, int]] = Counter()
 
         def grow(group: Sequence[Encoded], depth: int, parent_at: int) -> None:
@@ -75,7 +89,7 @@ class PrefixTree:
             tokens.extend(first[depth:stop])
             positions.extend(range(depth, stop))
             slot = len(nodes)
-            nodes.append(Node(start, start, start))
+            nodes.append(_Node(start, start, start))
             own = stop - depth
             for sample in group:
                 for at in range(max(depth, sample.prompt), stop):
@@ -87,17 +101,46 @@ class PrefixTree:
                 branch = [sample for sample in rest if sample.ids[stop] == rest[0].ids[stop]]
                 grow(branch, stop, tail)
                 rest = rest[len(branch) :]
-            nodes[slot] = Node(start, start + own, len(tokens))
+            nodes[slot] = _Node(start, start + own, len(tokens))
 
         if ordered:
             grow(ordered, 0, -1)
         items = sorted(labels.items())
+        ends = torch.tensor([node.end for node in nodes for _ in range(node.start, node.stop)], dtype=torch.long)
         return cls(
             tokens=torch.tensor(tokens, dtype=torch.long),
             positions=torch.tensor(positions, dtype=torch.long),
-            nodes=tuple(run for node in nodes for run in node.cut()),
+            ends=ends,
+            blocks=tuple(_blocks(nodes, ends)),
             label_at=torch.tensor([at for (at, _), _ in items], dtype=torch.long),
             label_target=torch.tensor([target for (_, target), _ in items], dtype=torch.long),
             label_weight=torch.tensor([float(count) for _, count in items]),
             nominal=sum(len(sample.ids) for sample in samples),
         )
+
+
+def _blocks(nodes: Sequence[_Node], ends: Tensor) -> Iterator[Block]:
+    """Yield blocks that cover the nodes, which come in depth-first order."""
+
+    def block(start: int, stop: int, end: int) -> Block:
+        at = torch.arange(start, stop)
+        return Block(start, stop, end, (at > at[:, None]) | (at[:, None] >= ends[start:stop]))
+
+    opened = closed = 0
+    for node in nodes:
+        if node.start < closed:
+            continue
+        if node.end - opened <= _WINDOW:
+            closed = node.end
+            continue
+        if opened < closed:
+            yield block(opened, closed, closed)
+        opened = closed = node.start
+        if node.end - node.start <= _WINDOW:
+            closed = node.end
+            continue
+        for start in range(node.start, node.stop, _RUN):
+            yield block(start, min(start + _RUN, node.stop), node.end)
+        opened = closed = node.stop
+    if opened < closed:
+        yield block(opened, closed, closed)

@@ -37,6 +37,8 @@ from toolweave.types import Sample
 from toolweave.weights.manifest import Manifest
 
 _ADAM_BETAS = (0.9, 0.95)
+# So many steps share the price of giving freed memory back.
+_GIVE_BACK_EVERY = 8
 Judge = Callable[[Path], float]
 """Tells how good the adapter in a folder is; more is better."""
 
@@ -235,7 +237,8 @@ class _Run:
             group["lr"] = self._plan.learning_rate(number)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        give_back()
+        if number % _GIVE_BACK_EVERY == 0:
+            give_back()
         return total, round(all_distinct), norm, stops > 0
 
     def _refuse(self, number: int, work: _Work, losses: Sequence[Tensor], total: float) -> None:
