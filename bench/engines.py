@@ -40,7 +40,10 @@ CONCURRENT = 8
 SYSTEM_TOKENS = 800
 SIZE = """
 import importlib.metadata as metadata, pathlib, re, sys
-from packaging.requirements import Requirement
+try:
+    from packaging.requirements import Requirement
+except ImportError:  # not in every environment, but pip is
+    from pip._vendor.packaging.requirements import Requirement
 seen, todo, size = set(), sys.argv[1:], 0
 while todo:
     name = re.sub("[-_.]+", "-", todo.pop()).lower()

@@ -401,6 +401,21 @@ def test_completions_take_the_text_as_it_is(client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+def test_completions_take_token_ids(client: openai.OpenAI) -> None:
+    ids = TEMPLATE.prompt_ids(chat("call"))
+    for prompt in (ids, [ids]):
+        reply = client.completions.create(model="tiny", prompt=prompt, stop="Observation:", temperature=0)
+        assert reply.choices[0].text == REPLIES["call"].removesuffix("Observation:")
+        assert reply.usage
+        assert reply.usage.prompt_tokens == len(ids)
+
+
+@pytest.mark.parametrize("strange", [-1, 10**6])
+def test_a_token_that_the_model_does_not_know_is_refused(client: openai.OpenAI, strange: int) -> None:
+    with pytest.raises(openai.BadRequestError, match=f"no token {strange}"):
+        client.completions.create(model="tiny", prompt=[strange])
+
+
 def test_the_models_own_settings_decide_what_a_request_leaves_open(client: openai.OpenAI) -> None:
     replies = {
         client.chat.completions.create(model="tiny", messages=chat("hm")).choices[0].message.content for _ in range(3)
@@ -462,7 +477,7 @@ def test_a_wrong_request_is_answered_with_what_is_wrong(
     assert error.value.type == "invalid_request_error"
 
 
-@pytest.mark.parametrize("prompt", [["a", "b"], [], [1, 2], 5])
+@pytest.mark.parametrize("prompt", [["a", "b"], [], [[1], [2]], [[]], 5])
 def test_completions_take_one_text(url: str, prompt: object) -> None:
     reply = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": prompt})
     assert reply.status_code == 400

@@ -21,7 +21,7 @@ from toolweave.studio.compare_html import held_out_html
 from toolweave.studio.mix import RecipeName, look, named_recipe, write_practice_visits
 from toolweave.studio.run_html import mix_html
 from toolweave.studio.text import say, table
-from toolweave.studio.trace_html import list_label, request_html, rule_name, tokens_html, visit_html
+from toolweave.studio.trace_html import left_out_name, list_label, request_html, rule_name, tokens_html, visit_html
 from toolweave.traces.curate import JUDGE, flag
 from toolweave.traces.export import export, preview
 from toolweave.traces.review import review_all
@@ -106,6 +106,20 @@ def test_a_batch_verdict_leaves_what_was_reviewed(store: TraceStore, tmp_path: P
     assert len(list(read_samples(tmp_path / "rows.jsonl"))) == written.rows
     assert written.left_out["held out for evaluation"] >= 1
     assert flag(store).replies == 4
+
+
+def test_what_an_export_leaves_out_is_said_in_the_language_of_the_page(store: TraceStore) -> None:
+    rejected = record(store, "今天怎样？", "晴")
+    store.review(rejected, Verdict.REJECTED, "me")
+    for number in range(3):
+        record(store, f"第{number}天怎样？", "晴")
+
+    def chinese(key: str, **values: object) -> str:
+        return say(key, Lang.ZH, **values)
+
+    left = preview(store, ()).left_out
+    assert {left_out_name(why, chinese): count for why, count in left.items()} == {"被拒绝": 1, "未审核": 3}
+    assert left_out_name("a reason of tomorrow", chinese) == "a reason of tomorrow"
 
 
 def test_the_mix_tells_what_the_run_will_learn_from(tiny_model_dir: Path, tmp_path: Path) -> None:

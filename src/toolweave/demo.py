@@ -36,7 +36,7 @@ from toolweave.serving.process import serve_model
 from toolweave.training.checkpoint import best_checkpoint
 
 # Sized for 30 minutes in all on two cores without fast bf16.
-TRAINING_VISITS = 2800
+TRAINING_VISITS = 2600
 # Of phrases and values as in training, to draw the loss of what was not learned: two prompts, one a language.
 _VALIDATION_VISITS = 40
 _VALIDATION_SEED = 19

@@ -65,7 +65,8 @@ class Engine:
         self._cache = SlotCache(config, max_batch, self.max_length, self.model.device, self.model.dtype)
         self._prefixes = PrefixCache(cache_tokens)
         self._end_ids = {self.template.end_id, *_ids(getattr(self.model.generation_config, "eos_token_id", None))}
-        self._guides = Guides(self.template.tokenizer, config.vocab_size, sorted(self._end_ids))
+        self._vocabulary: int = config.vocab_size
+        self._guides = Guides(self.template.tokenizer, self._vocabulary, sorted(self._end_ids))
         self._rows: list[_Row] = []
         self._waiting: deque[Generation] = deque()
         self._inbox: SimpleQueue[Generation | None] = SimpleQueue()
@@ -101,7 +102,7 @@ class Engine:
     ) -> Generation:
         """Start a request. `grammar` (llguidance's Lark) limits the reply, `seconds` its time.
 
-        Raises RequestError for an empty or too long prompt, GuideError for a grammar that cannot be followed,
+        Raises RequestError for an empty, too long or unknown prompt, GuideError for a grammar that cannot be followed,
         ServerError when closed.
         """
         if not prompt_ids:
@@ -112,6 +113,8 @@ class Engine:
                 f"as prompt and reply together have {self.max_length}",
                 "shorten the history or the knowledge",
             )
+        if strange := next((token for token in prompt_ids if not 0 <= token < self._vocabulary), None):
+            raise RequestError(f"the model knows no token {strange}; its tokens are 0 to {self._vocabulary - 1}")
         guide = self._guides.start(grammar) if grammar else None
         generation = Generation(prompt_ids, params or SamplingParams(), guide, seconds)
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -218,9 +218,14 @@ class ChatRequest(_GenerationRequest):
 
 
 class CompletionRequest(_GenerationRequest):
-    """Body of POST /v1/completions: `prompt` is one text, tokenised as it is."""
+    """Body of POST /v1/completions: `prompt` is one text, tokenised as it is, or one list of token ids."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=1)]
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[list[int]], Field(min_length=1, max_length=1)]
+    )
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     echo: Literal[False] | None = None
 
@@ -230,9 +235,12 @@ class CompletionRequest(_GenerationRequest):
         return self.logprobs
 
     @property
-    def text(self) -> str:
+    def text_or_ids(self) -> str | list[int]:
         """The prompt."""
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        if isinstance(self.prompt, str):
+            return self.prompt
+        first = self.prompt[0]
+        return cast(list[int], self.prompt) if isinstance(first, int) else first
 
 
 def named_tool(choice: Any) -> str | None:

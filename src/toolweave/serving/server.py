@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,13 +52,20 @@ def deploy(
                 f"{folder} is an adapter, not a whole model",
                 f"merge it first: toolweave export --ckpt_dir {folder} --merge_lora true",
             )
-        loaded = load(str(ckpt_dir))
-        manifest = Manifest.load(folder)
-        if manifest is not None:
-            manifest.check_template(loaded.template.hash, folder)
+
+        def start() -> tuple[Engine, Manifest | None]:
+            loaded = load(str(ckpt_dir))
+            manifest = Manifest.load(folder)
+            if manifest is not None:
+                manifest.check_template(loaded.template.hash, folder)
+            return Engine(loaded, max_batch=max_batch, max_length=max_length, cache_tokens=cache_tokens), manifest
+
+        # In a thread that ends: OpenMP keeps threads for every thread that used it, and once there are more than cores,
+        # the engine's sleep between products instead of waiting awake.
+        with ThreadPoolExecutor(1) as starter:
+            engine, manifest = starter.submit(start).result()
         name = served_model_name or (folder.resolve().name if folder.exists() else str(ckpt_dir))
         tuned_on = manifest.dialects[0] if manifest is not None and manifest.dialects else None
-        engine = Engine(loaded, max_batch=max_batch, max_length=max_length, cache_tokens=cache_tokens)
         try:
             app = create_app(engine, name, dialect or tuned_on, limits=limits, guided_calls=guided_calls)
             quiet = uvicorn.Config(

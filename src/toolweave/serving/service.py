@@ -137,7 +137,7 @@ class Service:
         return _Answer(generations, dialect, places, self.metrics, started)
 
     def _submit(self, body: ChatRequest | CompletionRequest) -> tuple[Dialect | None, list[Generation]]:
-        plan = self._plan(body) if isinstance(body, ChatRequest) else _Plan(self.engine.template.raw_ids(body.text))
+        plan = self._plan(body) if isinstance(body, ChatRequest) else self._plan_raw(body.text_or_ids)
         params = body.sampling(self._defaults, plan.stop)
         each = [
             params if params.seed is None or not number else replace(params, seed=params.seed + number)
@@ -145,6 +145,9 @@ class Service:
         ]
         submit = self.engine.submit
         return plan.dialect, [submit(plan.prompt, own, grammar=plan.grammar, seconds=self._seconds) for own in each]
+
+    def _plan_raw(self, prompt: str | list[int]) -> _Plan:
+        return _Plan(self.engine.template.raw_ids(prompt) if isinstance(prompt, str) else prompt)
 
     def _plan(self, body: ChatRequest) -> _Plan:
         offered = tuple(tool.to_spec() for tool in body.tools or ())

@@ -43,6 +43,14 @@ def rule_name(rule: str, text: Text) -> str:
         return rule
 
 
+def left_out_name(why: str, text: Text) -> str:
+    """Return why an export left traces out; what is wrong with a single one is told as it is."""
+    try:
+        return text(f"traces.left_{why.replace(' ', '_')}")
+    except KeyError:
+        return why
+
+
 def list_label(trace: Trace, text: Text) -> str:
     """Return the two lines of a reply in the list, as plain text: verdict and query, then time, step and flags."""
     flags = "".join(f" · ⚑ {rule_name(flag.rule, text)}" for flag in trace.flags)

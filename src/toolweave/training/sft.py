@@ -37,7 +37,7 @@ from toolweave.weights.manifest import Manifest
 
 _ADAM_BETAS = (0.9, 0.95)
 # So many steps share the price of giving freed memory back.
-_GIVE_BACK_EVERY = 8
+_GIVE_BACK_EVERY = 2
 Judge = Callable[[Path], float]
 """Tells how good the adapter in a folder is; more is better."""
 

@@ -11,7 +11,15 @@ import gradio as gr
 
 from toolweave.errors import ToolweaveError
 from toolweave.studio.parts import enclosing_tab, note, shown
-from toolweave.studio.trace_html import counts_html, list_label, request_html, rule_name, tokens_html, visit_html
+from toolweave.studio.trace_html import (
+    counts_html,
+    left_out_name,
+    list_label,
+    request_html,
+    rule_name,
+    tokens_html,
+    visit_html,
+)
 from toolweave.studio.workspace import part
 from toolweave.traces.contamination import held_out_queries
 from toolweave.traces.curate import JUDGE, flag
@@ -239,7 +247,8 @@ class _View:
         return [*listed, gr.Group(visible=False), timeline]
 
     def _report(self, first: str, report: ExportReport) -> str:
-        left = ", ".join(f"{count} × {escape(reason)}" for reason, count in sorted(report.left_out.items()))
+        reasons = sorted((left_out_name(why, self.text), count) for why, count in report.left_out.items())
+        left = ", ".join(f"{count} × {escape(reason)}" for reason, count in reasons)
         tools = ", ".join(f"{escape(tool)} {count}" for tool, count in report.by_tool.items() if tool != "-")
         told = "".join(
             f"<br>{line}" for line in (tools, f"{self.text('traces.left_out')}: {left}" if left else "") if line
