@@ -75,6 +75,18 @@ def test_told_to_stop_everything_ends(
     assert (environment / ".ready").is_file() == (when != "installs")
 
 
+def test_killed_nothing_is_left(environment: Path, tiny_model_dir: Path) -> None:
+    (environment / ".ready").touch()
+    line = [sys.executable, "-m", "toolweave", "deploy", "--engine", "vllm", "--ckpt_dir", str(tiny_model_dir)]
+    environ = {**os.environ, "FAKE_VLLM": "serves"}
+    with subprocess.Popen([*line, "--port", "0"], env=environ, stdout=subprocess.PIPE, text=True) as process:
+        about = started(environment)
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    assert all_end(about["pids"])
+
+
 def test_a_server_that_does_not_come_up(
     environment: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

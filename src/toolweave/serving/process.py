@@ -134,18 +134,20 @@ def wait_for_end(program: subprocess.Popen[bytes], stopping: Callable[[], bool])
         time.sleep(_TICK)
 
 
-def end_tree(program: subprocess.Popen[bytes] | subprocess.Popen[str], seconds: float = _STOP_SECONDS) -> None:
+def end_tree(
+    program: subprocess.Popen[bytes] | subprocess.Popen[str] | psutil.Process, seconds: float = _STOP_SECONDS
+) -> None:
     """End a program that leads a session of its own, and every process that it started.
 
     The program is asked first, and has `seconds` to end what it began.
     """
     tree: list[psutil.Process] = []
-    if program.poll() is None:
+    if program.is_running() if isinstance(program, psutil.Process) else program.poll() is None:
         # Workers may lead sessions of their own; once their parent is gone, nothing tells whose they were.
         with suppress(psutil.NoSuchProcess):
             tree = psutil.Process(program.pid).children(recursive=True)
         program.terminate()
-        with suppress(subprocess.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
             program.wait(seconds)
     with suppress(ProcessLookupError):
         os.killpg(program.pid, signal.SIGKILL)
@@ -153,6 +155,24 @@ def end_tree(program: subprocess.Popen[bytes] | subprocess.Popen[str], seconds: 
         with suppress(psutil.NoSuchProcess):
             process.kill()
     program.wait()
+
+
+@contextmanager
+def never_orphaned(program: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End a program as `end_tree` does also when this process is killed within the block: another one minds it."""
+    line = [sys.executable, "-c", f"from {__name__} import _mind; _mind({program.pid})"]
+    # In a session of its own, so that Ctrl+C does not reach it.
+    with subprocess.Popen(line, stdin=subprocess.PIPE, start_new_session=True):
+        yield
+
+
+def _mind(pid: int) -> None:
+    program = psutil.Process(pid)
+    # The pipe's other end closes when the process that started this one leaves its block or is gone.
+    while os.read(_STDIN, 1024):
+        pass
+    if program.is_running():
+        end_tree(program)
 
 
 def free_port() -> int:

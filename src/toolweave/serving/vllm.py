@@ -13,7 +13,14 @@ from transformers import AutoTokenizer
 from toolweave.dialects import ToolsIn, get_dialect
 from toolweave.errors import ModelError
 from toolweave.models.template import ChatTemplate
-from toolweave.serving.process import end_tree, free_port, stop_signals, wait_for_end, wait_until_healthy
+from toolweave.serving.process import (
+    end_tree,
+    free_port,
+    never_orphaned,
+    stop_signals,
+    wait_for_end,
+    wait_until_healthy,
+)
 from toolweave.serving.server import check_port
 from toolweave.serving.vllm_environment import prepare
 from toolweave.weights.manifest import Manifest
@@ -57,7 +64,8 @@ def deploy(
 ) -> int:
     """Serve a merged model with vLLM until it ends or is told to stop; return its exit code, 0 when told to stop.
 
-    Port 0 takes a free one. Told to stop, also while vLLM is being installed or starts, all of its processes end.
+    Port 0 takes a free one. Told to stop, also while vLLM is being installed or starts, all of its processes end;
+    and so they do when this process is killed once vLLM was started.
 
     Raises ModelError for a folder that is no merged model or whose chat template changed, ServerError when the port
     cannot be had, or vLLM cannot be installed or does not come up.
@@ -78,15 +86,16 @@ def deploy(
     url = f"http://{_reachable(host)}:{port}"
     with stop_signals() as stopping:
         server = subprocess.Popen(line, env=environ, start_new_session=True)
-        healthy = False
-        try:
-            healthy = wait_until_healthy(server, f"{url}/health", "vLLM", _START_SECONDS, stopping)
-            if healthy:
-                print(f"vLLM serves {names[0]} at {url}/v1 (Ctrl+C stops it)", flush=True)
-                wait_for_end(server, stopping)
-        finally:
-            # While it starts, vLLM does not listen to signals, and has begun nothing that it would have to end.
-            end_tree(server, _STOP_SECONDS if healthy else _ABORT_SECONDS)
+        with never_orphaned(server):
+            healthy = False
+            try:
+                healthy = wait_until_healthy(server, f"{url}/health", "vLLM", _START_SECONDS, stopping)
+                if healthy:
+                    print(f"vLLM serves {names[0]} at {url}/v1 (Ctrl+C stops it)", flush=True)
+                    wait_for_end(server, stopping)
+            finally:
+                # While it starts, vLLM does not listen to signals, and has begun nothing that it would have to end.
+                end_tree(server, _STOP_SECONDS if healthy else _ABORT_SECONDS)
         return 0 if stopping() else server.returncode
 
 
