@@ -19,7 +19,8 @@ from toolweave.weights.merge import merge
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "TRAINING_VISITS", 16)
+    monkeypatch.setattr(demo, "LEAST_VISITS", 16)
+    monkeypatch.setattr(demo, "MOST_VISITS", 16)
 
 
 def test_demo_from_start_to_report(
@@ -53,7 +54,7 @@ def test_demo_from_start_to_report(
     (output / "steps" / "merge.json").unlink()
     demo.run_demo(str(bpe_model_dir), output, visits=14)
     said = capsys.readouterr().out
-    assert said.count("reused") == 4
+    assert said.count("reused") == 5
     assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == written
 
     with pytest.raises(ModelError, match="exists already"):

@@ -1,7 +1,8 @@
 """The whole loop on one machine: visits before, fine-tune, merge, serve, visits after, report.
 
 Every step is a command of its own, printed as it runs, from files to files. A finished step is
-reused when nothing it depends on has changed, so an interrupted demo goes on where it was.
+reused when nothing it depends on has changed, so an interrupted demo goes on where it was. How much is
+learned depends on how fast the machine is: all steps together are to take half an hour.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 from rich.console import Console
@@ -24,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from toolweave import __version__
 from toolweave.data.jsonl import write_jsonl
 from toolweave.data.mix import Persona, chat_samples, self_cognition_samples
-from toolweave.data.synthesize import training_groups
+from toolweave.data.synthesize import VISITS_PER_GROUP, training_groups
 from toolweave.errors import ToolweaveError
 from toolweave.evals.cases import Visit, held_out_visits
 from toolweave.evals.report import Comparison, print_report, write_report
@@ -35,8 +37,11 @@ from toolweave.models.base_models import resolve
 from toolweave.serving.process import serve_model
 from toolweave.training.checkpoint import best_checkpoint
 
-# Sized for 30 minutes in all on two cores without fast bf16.
-TRAINING_VISITS = 2600
+# As many visits are trained on as this machine learns in what is left of half an hour, within these bounds.
+_SECONDS = 1800
+LEAST_VISITS, MOST_VISITS = 220, 6000
+# Merging and the visits after take as long together as the visits before; the rest is for what cannot be foreseen.
+_RESERVE_SECONDS = 90
 # Of phrases and values as in training, to draw the loss of what was not learned: two prompts, one a language.
 _VALIDATION_VISITS = 40
 _VALIDATION_SEED = 19
@@ -127,14 +132,19 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
         shutil.rmtree(output)
     steps = _Steps(output)
     samples, validation, run = output / "samples.jsonl", output / "validation.jsonl", output / "sft"
-    merged = run / "merged"
+    merged, size = run / "merged", output / "size.json"
     base_visits, tuned_visits = output / "visits_base.jsonl", output / "visits_tuned.jsonl"
     chosen = held_out_visits(visits)
     asked = [visit.id + visit.turn.query for visit in chosen]
 
-    steps.run("data", (TRAINING_VISITS, _CHATS, _SELF_COGNITION), lambda: _synthesize(samples, validation))
-    data_key = hashlib.sha256(samples.read_bytes()).hexdigest()
     steps.run("visits before", (model, asked), lambda: visit_model(model, base_visits, chosen))
+    before = steps.done["visits before"].seconds
+    steps.run("speed", (model, LEAST_VISITS, MOST_VISITS), lambda: _choose_size(model, before, size))
+    training_visits = int(json.loads(size.read_text("utf-8"))["training_visits"])
+    steps.run(
+        "data", (training_visits, _CHATS, _SELF_COGNITION), lambda: _synthesize(samples, validation, training_visits)
+    )
+    data_key = hashlib.sha256(samples.read_bytes()).hexdigest()
     steps.run(
         "fine-tune",
         (model, data_key),
@@ -165,10 +175,27 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
     _console.print(f"report: {output / 'report.html'}\nserve the tuned model: toolweave deploy --ckpt_dir {merged}")
 
 
-def _synthesize(target: Path, validation: Path) -> None:
+def _choose_size(model: str, before: float, target: Path) -> None:
+    """Learn two groups of visits and write how many visits can be learned after `before` seconds of visits."""
+    started = time.monotonic()
+    with TemporaryDirectory() as folder:
+        samples, run = Path(folder) / "samples.jsonl", Path(folder) / "run"
+        groups = training_groups(2 * VISITS_PER_GROUP)
+        write_jsonl(samples, (sample.to_json() for group in groups for sample in group))
+        _sft(samples, model, run, "--dataset_test_ratio", "0", "--max_steps", "2")
+        log = [json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()]
+    # The first step also fills caches.
+    a_step = log[1]["seconds"] - log[0]["seconds"]
+    left = _SECONDS - 2 * before - (time.monotonic() - started) - _RESERVE_SECONDS
+    visits = min(max(int(left / a_step) * VISITS_PER_GROUP, LEAST_VISITS), MOST_VISITS)
+    target.write_text(json.dumps({"training_visits": visits, "seconds_a_step": a_step}), "utf-8")
+    _console.print(f"{a_step:.1f} s for {VISITS_PER_GROUP} visits: training on {visits} of them")
+
+
+def _synthesize(target: Path, validation: Path, visits: int) -> None:
     unlearned = training_groups(_VALIDATION_VISITS, _VALIDATION_SEED)
     write_jsonl(validation, (sample.to_json() for group in unlearned for sample in group))
-    samples = [sample for group in training_groups(TRAINING_VISITS) for sample in group]
+    samples = [sample for group in training_groups(visits) for sample in group]
     samples += chat_samples(_CHATS) + self_cognition_samples(_SELF_COGNITION, Persona())
     write_jsonl(target, (sample.to_json() for sample in samples))
     _console.print(f"{len(samples)} samples in {target}")
@@ -182,10 +209,13 @@ def _fine_tune(samples: Path, validation: Path, model: str, run: Path, data_key:
         shutil.rmtree(run)
     run.mkdir(parents=True, exist_ok=True)
     began_with.write_text(key, "utf-8")
+    _sft(samples, model, run, "--val_dataset", validation, "--resume_from_checkpoint", "auto")
+
+
+def _sft(samples: Path, model: str, run: Path, *flags: str | Path) -> None:
     _command(
-        "sft", "--dataset", samples, "--val_dataset", validation, "--model", model, "--output_dir", run,
-        "--add_output_dir_suffix", "false", "--resume_from_checkpoint", "auto",
-        "--max_tokens_per_batch", str(_BATCH_TOKENS), "--learning_rate", str(_LEARNING_RATE),
+        "sft", "--dataset", samples, "--model", model, "--output_dir", run, "--add_output_dir_suffix", "false",
+        "--max_tokens_per_batch", str(_BATCH_TOKENS), "--learning_rate", str(_LEARNING_RATE), *flags,
     )  # fmt: skip
 
 
