@@ -36,8 +36,6 @@ from toolweave.types import Sample
 from toolweave.weights.manifest import Manifest
 
 _ADAM_BETAS = (0.9, 0.95)
-# So many steps share the price of giving freed memory back.
-_GIVE_BACK_EVERY = 2
 Judge = Callable[[Path], float]
 """Tells how good the adapter in a folder is; more is better."""
 
@@ -235,8 +233,7 @@ class _Run:
             group["lr"] = self._plan.learning_rate(number)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        if number % _GIVE_BACK_EVERY == 0:
-            give_back()
+        give_back()
         return total, round(all_distinct), norm, stops > 0
 
     def _refuse(self, number: int, work: _Work, losses: Sequence[Tensor], total: float) -> None:
