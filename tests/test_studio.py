@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -269,7 +270,7 @@ def _app(workspace: Workspace, users: Users) -> FastAPI:
     return app
 
 
-def events(text: str) -> list[dict[str, object]]:
+def events(text: str) -> list[dict[str, Any]]:
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {")]
     return [json.loads(line) for line in lines]
 
@@ -280,7 +281,7 @@ def test_an_agent_answers_as_an_openai_endpoint(client: httpx.Client, home: Home
     assert "杭州的天气是" in whole
     assert "Action" not in whole
     streamed = client.post(f"/agents/{AGENT}/v1/chat/completions", json={**body, "stream": True}).text
-    pieces = [frame["choices"][0]["delta"].get("content", "") for frame in events(streamed)]  # type: ignore[index]
+    pieces = [frame["choices"][0]["delta"].get("content", "") for frame in events(streamed)]
     assert "".join(pieces) == whole
     assert streamed.rstrip().endswith("data: [DONE]")
     assert home.traces.counts(Filter()).visits >= 1
@@ -296,7 +297,7 @@ def test_agentfabrics_routes_answer(client: httpx.Client, home: Home) -> None:
     assert client.get(f"/preview/chat/{AGENT}/s9").json()["history"] == []
 
     built = events(client.post(f"/builder/chat/{AGENT}", data={"params": '{"content": "我要一个诗人"}'}).text)
-    assert any((frame.get("config") or {}).get("name") == "诗人" for frame in built)  # type: ignore[attr-defined]
+    assert any((frame.get("config") or {}).get("name") == "诗人" for frame in built)
     config = client.get(f"/builder/config/{AGENT}").json()["data"]
     assert config["builder_config"]["name"] == "诗人"
     assert "amap_weather" in config["available_tool_list"]
