@@ -33,10 +33,10 @@ from toolweave.types import Episode, Lang, Role, Sample, Step, ToolCall, ToolSpe
 # How many pairs at the end of a list in conversation.yaml and chat.yaml are only for testing.
 _TEST_PAIRS = 5
 _TEST_CHATS = 30
-VISITS_PER_GROUP = 22
+VISITS_PER_GROUP = 14
 # So many of them are trained from the question to the answer; of the others only the first request, where the model
 # decides whether and what to call. That is the harder part, and costs a third.
-_WHOLE_VISITS = 4
+_WHOLE_VISITS = 3
 # First calls are most rows, and a model that only ever learned to call would always call. The other rows count twice,
 # which costs nothing: equal tokens are computed once.
 _WEIGHT_OF_OTHERS = 2
