@@ -45,12 +45,13 @@ class Timing(NamedTuple):
 
 
 def scripted_server(port: int, tokens: int, pace: float) -> None:
-    """Stream `tokens` deltas, one every `pace` seconds, each with its sending time."""
+    """Stream `tokens` deltas, the first at once and then one every `pace` seconds, each with its sending time."""
 
     async def chat(_: Request) -> StreamingResponse:
         async def events() -> AsyncIterator[str]:
-            for _ in range(tokens):
-                await asyncio.sleep(pace * random.uniform(0.5, 1.5))
+            for number in range(tokens):
+                # The first token at once: a random wait would drown the few milliseconds that are measured.
+                await asyncio.sleep(pace * random.uniform(0.5, 1.5) if number else 0)
                 delta = {"content": f"{time.perf_counter()} "}
                 yield f"data: {json.dumps({'choices': [{'index': 0, 'delta': delta, 'finish_reason': None}]})}\n\n"
             yield f"data: {json.dumps({'choices': [{'index': 0, 'delta': {}, 'finish_reason': 'stop'}]})}\n\n"

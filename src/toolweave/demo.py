@@ -40,8 +40,9 @@ from toolweave.training.checkpoint import best_checkpoint
 # As many visits are trained on as this machine learns in what is left of half an hour, within these bounds.
 _SECONDS = 1800
 LEAST_VISITS, MOST_VISITS = 220, 6000
-# Merging and the visits after take as long together as the visits before; the rest is for what cannot be foreseen.
-_RESERVE_SECONDS = 90
+# Merging and the visits after take as long together as the visits before; this is for chats, evaluations, starting, and
+# what cannot be foreseen.
+_RESERVE_SECONDS = 180
 # Groups differ in size by a tenth and more: the mean of so many tells how long the next ones take.
 _MEASURED_GROUPS = 4
 # Of phrases and values as in training, to draw the loss of what was not learned: two prompts, one a language.
