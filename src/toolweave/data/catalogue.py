@@ -34,10 +34,6 @@ class Split(Enum):
     TRAIN = "train"
     TEST = "test"
 
-    def part(self, items: Sequence[Any], tail: int) -> Sequence[Any]:
-        """Return this half of a list whose last `tail` items are for testing."""
-        return items[-tail:] if self is Split.TEST else items[:-tail]
-
 
 class Breadth(Enum):
     """Which agents to train on: the core ones, that a small model learns in minutes, or all."""
@@ -115,13 +111,6 @@ class CatalogueTool:
         required = [parameter.name for parameter in self.parameters if parameter.required]
         schema = {"type": "object", "properties": properties, "required": required}
         return ToolSpec(self.name, self.description[lang], schema)
-
-    def alias(self, rng: random.Random) -> str:
-        """Return another name for the tool, so that its name must be read from the prompt."""
-        words = self.name.split("_")
-        camel = words[0] + "".join(word.title() for word in words[1:])
-        name, turned = self.name, "_".join(reversed(words))
-        return rng.choice((camel, f"get_{name}", f"{name}_v2", f"{name}_api", f"my_{name}", turned, f"{camel}Tool"))
 
     def parameter(self, name: str) -> Parameter:
         """Return a parameter by name."""

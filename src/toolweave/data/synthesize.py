@@ -58,7 +58,7 @@ class Kind(StrEnum):
 
 
 _WHOLE_MIX = {Kind.ONE_CALL: 0.32, Kind.TWO_CALL: 0.40, Kind.FOLLOW_UP: 0.14, Kind.TOOL_ERROR: 0.14}
-_DECISION_MIX = {Kind.ONE_CALL: 0.44, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.07, Kind.MISSING: 0.12, Kind.NO_CALL: 0.30}
+_DECISION_MIX = {Kind.ONE_CALL: 0.54, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.07, Kind.MISSING: 0.12, Kind.NO_CALL: 0.20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class Synthesizer:
             strangers = [tool for tool in rng.sample(others, k=2) if tool.name not in names]
             tools = [*tools, *strangers][-5:]
         rng.shuffle(tools)
-        aliases = {tool.name: tool.alias(rng) for tool in tools if rng.random() < 0.15}
+        aliases = {tool.name: _alias(tool.name, rng) for tool in tools if rng.random() < 0.15}
         return _Setting(agent, tuple(tools), aliases, self._instruction(agent, lang), lang, rng.choice(_DIALECTS))
 
     def _instruction(self, agent: Agent, lang: Lang) -> str | Role:
@@ -214,9 +214,6 @@ class Synthesizer:
     def _no_call(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         lang = setting.lang
         kinds = ["greetings", "thanks", "chat", "chat"]
-        # A web search meets any request; `evals/challenges.py` tests with what the held-out agents do.
-        if self._split is Split.TRAIN and all(shown.name != "web_search" for shown in setting.tools):
-            kinds += ["beyond", "beyond"]
         values: dict[str, str] = {}
         if not isinstance(setting.instruction, str):
             kinds += ["identity", "capability"]
@@ -224,10 +221,8 @@ class Synthesizer:
             glue = "；" if lang is Lang.ZH else "; "
             values = {"name": setting.agent.name[lang], "functions": glue.join(functions)}
         kind = self._rng.choice(kinds)
-        if kind == "beyond":
-            return [self._beyond(setting)], ()
         if kind == "chat":
-            pairs = self._split.part(self._catalogue.chat[lang], _TEST_CHATS)
+            pairs = _part(self._catalogue.chat[lang], _TEST_CHATS, self._split)
             if self._split is Split.TRAIN:
                 pairs = [pair for pair in pairs if len(pair["a"]) <= _LONGEST_CHAT[lang]]
             pair = self._rng.choice(pairs)
@@ -238,15 +233,6 @@ class Synthesizer:
         facts = (values["name"],) if kind == "identity" else ()
         history = [_turn(self._ask(setting, tool, self._sentence(tool, lang)), lang)] if kind == "thanks" else []
         return [*history, turn], facts
-
-    def _beyond(self, setting: _Setting) -> Turn:
-        """Return a request for what only the tools of another agent can do."""
-        shown, lang = {tool.name for tool in setting.tools}, setting.lang
-        others = [agent for agent in self._catalogue.known(Breadth.ALL) if agent.key != setting.agent.key]
-        foreign = [tool for agent in others for tool in agent.tools if tool.name not in shown]
-        tool = self._rng.choice(foreign)
-        asked = self._ask(setting, tool, self._sentence(tool, lang))
-        return Turn(asked.query, (), self._rng.choice(self._pieces("beyond", lang)))
 
     # --- pieces ------------------------------------------------------------------------------
 
@@ -328,7 +314,11 @@ class Synthesizer:
 
     def _pieces(self, name: str, lang: Lang, tail: int = 0) -> Sequence[Any]:
         pieces = self._catalogue.conversation[name][lang]
-        return self._split.part(pieces, tail) if tail else pieces
+        return _part(pieces, tail, self._split) if tail else pieces
+
+
+def _part(items: Sequence[Any], tail: int, split: Split) -> Sequence[Any]:
+    return items[-tail:] if split is Split.TEST else items[:-tail]
 
 
 def _weighted(episode: Episode, samples: Sequence[Sample]) -> Iterator[Sample]:
@@ -344,6 +334,15 @@ def _weighted(episode: Episode, samples: Sequence[Sample]) -> Iterator[Sample]:
 def _turn(asked: _Asked, lang: Lang) -> Turn:
     steps = (Step(asked.call, asked.observation),)
     return Turn(asked.query, steps, retell(steps, lang))
+
+
+def _alias(name: str, rng: random.Random) -> str:
+    """Rename a tool, so that the name must be read from the prompt."""
+    words = name.split("_")
+    camel = words[0] + "".join(word.title() for word in words[1:])
+    return rng.choice(
+        (camel, f"get_{name}", f"{name}_v2", f"{name}_api", f"my_{name}", "_".join(reversed(words)), f"{camel}Tool")
+    )
 
 
 def training_groups(visits: int, seed: int = 0, breadth: Breadth = Breadth.CORE) -> Iterator[list[Sample]]:
