@@ -23,6 +23,8 @@ from toolweave.errors import DataError
 from toolweave.types import Json, Lang, ToolSpec
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
+# So many pairs at the end of each language of chat.yaml are only ever used to test.
+TEST_CHATS = 30
 _SHARED = ("values", "conversation", "chat", "self_cognition")
 # Below this size a list of values is a closed set (units, rooms of a house): test on the same ones.
 _SMALLEST_SPLIT_POOL = 16

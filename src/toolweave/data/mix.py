@@ -6,13 +6,10 @@ import random
 from collections.abc import Sequence
 from itertools import cycle, islice
 
-from toolweave.data.catalogue import load_catalogue
+from toolweave.data.catalogue import TEST_CHATS, load_catalogue
 from toolweave.data.self_cognition import Persona, self_cognition_samples
 from toolweave.errors import DataError
 from toolweave.types import Lang, Message, Sample
-
-# The last pairs of every chat list are for testing (see synthesize.py).
-_TEST_CHATS = 30
 
 
 def draw(samples: Sequence[Sample], count: int, seed: int = 42) -> list[Sample]:
@@ -48,7 +45,7 @@ def chat_samples(count: int, seed: int = 0) -> list[Sample]:
     rng = random.Random(seed)
     streams = {}
     for lang in Lang:
-        order = [(pair["q"], pair["a"]) for pair in chats[lang][:-_TEST_CHATS]]
+        order = [(pair["q"], pair["a"]) for pair in chats[lang][:-TEST_CHATS]]
         rng.shuffle(order)
         streams[lang] = cycle(order)
     samples: list[Sample] = []

@@ -17,6 +17,7 @@ from typing import Any
 
 from toolweave.data.answers import apologise, retell
 from toolweave.data.catalogue import (
+    TEST_CHATS,
     Agent,
     Breadth,
     Catalogue,
@@ -30,9 +31,8 @@ from toolweave.data.catalogue import (
 from toolweave.dialects import get_dialect
 from toolweave.types import Episode, Lang, Role, Sample, Step, ToolCall, ToolSpec, Turn
 
-# How many pairs at the end of a list in conversation.yaml and chat.yaml are only for testing.
+# How many pairs at the end of a list in conversation.yaml are only for testing.
 _TEST_PAIRS = 5
-_TEST_CHATS = 30
 VISITS_PER_GROUP = 14
 # So many of them are trained from the question to the answer; of the others only the first request, where the model
 # decides whether and what to call. That is the harder part, and costs a third.
@@ -222,7 +222,7 @@ class Synthesizer:
             values = {"name": setting.agent.name[lang], "functions": glue.join(functions)}
         kind = self._rng.choice(kinds)
         if kind == "chat":
-            pairs = _part(self._catalogue.chat[lang], _TEST_CHATS, self._split)
+            pairs = _part(self._catalogue.chat[lang], TEST_CHATS, self._split)
             if self._split is Split.TRAIN:
                 pairs = [pair for pair in pairs if len(pair["a"]) <= _LONGEST_CHAT[lang]]
             pair = self._rng.choice(pairs)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from toolweave.data.catalogue import load_catalogue
+from toolweave.data.catalogue import TEST_CHATS, load_catalogue
 from toolweave.evals.cache import CountingClient, Metered, ReplyCache, Source
 from toolweave.evals.cases import Line
 from toolweave.evals.score import Failure, VisitResult
@@ -22,8 +22,6 @@ from toolweave.evals.targets import Target
 from toolweave.models.base_models import load
 from toolweave.types import Lang, Message
 
-# The last pairs of each language in the chat catalogue are never trained on.
-_TEST_CHATS = 30
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -96,7 +94,7 @@ def chat_losses(model: str) -> dict[str, float]:
     loaded = load(model)
     losses = {}
     for lang in Lang:
-        for number, pair in enumerate(load_catalogue().chat[lang][-_TEST_CHATS:]):
+        for number, pair in enumerate(load_catalogue().chat[lang][-TEST_CHATS:]):
             prompt = loaded.template.prompt_ids([Message(role="user", content=pair["q"])])
             answer = loaded.template.completion_ids(pair["a"])
             logits = loaded.model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].float()
