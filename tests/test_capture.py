@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from openai import OpenAI
@@ -33,7 +35,7 @@ from toolweave.models.client import ModelClient
 from toolweave.models.scripted import ScriptedModel
 from toolweave.tools.registry import make_tool
 from toolweave.tools.simulate import Recorded
-from toolweave.traces.capture import HEALTH_PATH, CaptureProxy
+from toolweave.traces.capture import HEALTH_PATH, CaptureProxy, capture
 from toolweave.traces.export import Selection, export
 from toolweave.traces.recorder import Recorder
 from toolweave.traces.recording import RecordingModel
@@ -454,3 +456,25 @@ def test_where_requests_go(upstream_url: str, path: str, target: str, tmp_path: 
         with pytest.raises(ServerError, match="no server's URL"):
             CaptureProxy("localhost:8000", recorder)
         recorder.close()
+
+
+def test_what_the_proxy_sends_does_not_wait_for_acknowledgements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once: list[int] = []
+
+    def run(_: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        with socket.create_connection(sockets[0].getsockname()):
+            accepted, _ = sockets[0].accept()
+            with accepted:
+                at_once.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # what `capture` changes in the process stays as it was
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    with TraceStore(tmp_path / "t.db", create=True) as store:
+        recorder = Recorder(store)
+        capture("http://127.0.0.1:9/v1", recorder, port=0)
+        recorder.close()
+    assert at_once
+    assert all(at_once)
