@@ -21,6 +21,7 @@ import torch
 import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from conftest import byte_tokenizer
@@ -204,9 +205,11 @@ def test_requests_that_come_together_compute_their_prefix_once(engine: Engine) -
 
 def test_the_model_is_given_back(talker: LoadedModel) -> None:
     before = talker.model.config._attn_implementation
+    weights = {name: weight.clone() for name, weight in talker.model.state_dict().items()}
     with engine_on(talker):
         assert talker.model.config._attn_implementation != before
     assert talker.model.config._attn_implementation == before
+    assert_close(talker.model.state_dict(), weights, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("stop", ["Observation:", "servation:", "\nObs", "☀️", "今天", "x"])

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from toolweave import cli
 from toolweave.data.jsonl import read_samples
+from toolweave.data.problems import RowError
 from toolweave.data.synthesize import held_out_episodes
+from toolweave.data.validate import check_call
 from toolweave.dialects import get_dialect
 from toolweave.dialects.base import Prompt
 from toolweave.errors import DataError
@@ -26,7 +28,7 @@ from toolweave.traces.redaction import Redactor
 from toolweave.traces.review import review
 from toolweave.traces.store import TraceStore
 from toolweave.traces.trace import Exchange, FeedbackKind, Filter, ModelReply, Verdict
-from toolweave.types import Message, ToolSpec
+from toolweave.types import Json, Message, ToolCall, ToolSpec
 
 SCHEMA = {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]}
 WEATHER = ToolSpec("amap_weather", "获取对应城市的天气数据", SCHEMA)
@@ -126,6 +128,20 @@ def test_rules_say_why(store: TraceStore, replies: list[str], observations: list
     found = rules(store, visit(store, "朝阳区天气怎样？", replies, observations)[-1])
     assert rule in found
     assert found[rule]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, "缺少 location"),
+        ({"location": 3}, "location 的值 3 应为 string 类型"),
+        ({"location": "北京", "day": 1}, "没有这个参数：day"),
+    ],
+)
+def test_wrong_arguments_are_explained_in_chinese_too(arguments: Json, told: str) -> None:
+    with pytest.raises(RowError) as raised:
+        check_call(ToolCall("amap_weather", arguments), WEATHER)
+    assert raised.value.zh == f"amap_weather 的参数不符合定义：{told}"
 
 
 def test_rules_find_nothing_wrong_with_a_right_visit(store: TraceStore) -> None:

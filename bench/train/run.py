@@ -1,10 +1,10 @@
 """Time LoRA training of the embedded model: toolweave, TRL and ms-swift take turns on the same rows.
 
-    python bench/train/run.py            all of it, about 15 minutes
+    python bench/train/run.py            all of it, about 20 minutes
     python bench/train/run.py --smoke    two short turns each, to see that everything works
 
 Every worker holds the same bf16 weights, adapter and optimiser settings, and the same threads. A round lets
-each train once: a peer one micro-batch of 4 rows, ours one optimiser step. The first turn of each is warm-up.
+each train once: a peer one micro-batch of 2 rows, ours one optimiser step. The first turn of each is warm-up.
 Ratios are taken within a round, so that noise of the machine strikes both sides; their median is reported.
 Writes bench/results/train.json.
 """
@@ -287,7 +287,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=["ms-swift", "trl"])
     parser.add_argument("--rows", type=int, default=16, help="rows of an optimiser step, a multiple of --batch")
-    parser.add_argument("--batch", type=int, default=4, help="rows of a peer's micro-batch")
+    parser.add_argument("--batch", type=int, default=2, help="rows of a peer's micro-batch; 4 need over 24 GiB")
     parser.add_argument("--steps", type=int, default=3, help="optimiser steps of a peer on the agent data")
     parser.add_argument("--distinct", type=int, default=6, help="turns on rows that share nothing")
     parser.add_argument("--dropout", type=float, default=0.05, help="of the adapters; the published recipe has 0.05")

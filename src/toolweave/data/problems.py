@@ -29,12 +29,18 @@ class Failure(StrEnum):
 
 
 class RowError(DataError):
-    """A row that cannot be used: which kind of failure, and of which tool if one is to blame."""
+    """A row that cannot be used: which kind of failure, and of which tool if one is to blame.
 
-    def __init__(self, message: str, hint: str = "", *, failure: Failure = Failure.UNREADABLE, tool: str = "") -> None:
+    `zh` is the message in Chinese where a Chinese page shows it, else the English one.
+    """
+
+    def __init__(
+        self, message: str, hint: str = "", *, failure: Failure = Failure.UNREADABLE, tool: str = "", zh: str = ""
+    ) -> None:
         super().__init__(message, hint)
         self.failure = failure
         self.tool = tool
+        self.zh = zh or message
 
 
 def failure_of(error: DataError) -> Failure:

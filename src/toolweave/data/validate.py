@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any, cast
 
 import jsonschema_rs
 from jsonschema import Draft202012Validator
@@ -63,6 +65,7 @@ def check_call(call: ToolCall, tool: ToolSpec) -> None:
             f"correct the Action Input, or the parameters of {call.name}",
             failure=_kind(error),
             tool=call.name,
+            zh=f"{call.name} 的参数不符合定义：{_in_chinese(error)}",
         )
 
 
@@ -151,11 +154,32 @@ def _unusable(tool: ToolSpec, error: Exception) -> RowError:
         "correct the tool list; a $ref must stay inside it",
         failure=Failure.SCHEMA,
         tool=tool.name,
+        zh=f"{tool.name} 的参数定义不是可用的 JSON Schema：{_short(reason)}",
     )
 
 
 def _kind(error: ValidationError) -> Failure:
     return _FAILURES.get(str(error.validator), Failure.ARGUMENTS)
+
+
+def _in_chinese(error: ValidationError) -> str:
+    """Say what jsonschema says, which knows English only."""
+    where = ".".join(str(key) for key in error.absolute_path)
+    given: Any = error.instance
+    wanted: Any = error.validator_value
+    value = _short(json.dumps(given, ensure_ascii=False, default=str))
+    match error.validator:
+        case "required":
+            return f"{where} 缺少 {'、'.join(name for name in wanted if name not in given)}".strip()
+        case "additionalProperties":
+            known = cast(Json, error.schema).get("properties", ())
+            return f"{where} 没有这个参数：{'、'.join(name for name in given if name not in known)}".strip()
+        case "type":
+            kinds = [wanted] if isinstance(wanted, str) else wanted
+            return f"{where} 的值 {value} 应为 {'、'.join(kinds)} 类型"
+        case "enum":
+            return f"{where} 的值 {value} 不在可选值 {_short(json.dumps(wanted, ensure_ascii=False))} 中"
+    return f"{where} 的值 {value} 不符合 {error.validator}"
 
 
 def _short(text: str, limit: int = 200) -> str:

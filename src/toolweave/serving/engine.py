@@ -25,6 +25,7 @@ from toolweave.serving.attention import Segment, Step
 from toolweave.serving.generation import FinishReason, Generation, Piece, RequestError, SamplingParams, TokenLogprob
 from toolweave.serving.guide import Guides
 from toolweave.serving.kv_cache import SlotCache
+from toolweave.serving.packing import pack, unpack
 from toolweave.serving.prefix_cache import PrefixCache, common_length
 from toolweave.serving.text import TextStream
 
@@ -74,6 +75,7 @@ class Engine:
         self._closed = False
         self._former_attention = self.model.config._attn_implementation
         self.model.set_attn_implementation(attention.NAME)
+        pack(self.model)
         self._worker = threading.Thread(target=self._run, name="toolweave-engine", daemon=True)
         self._worker.start()
 
@@ -129,6 +131,7 @@ class Engine:
             self._closed = True
         self._inbox.put(None)
         self._worker.join()
+        unpack(self.model)
         self.model.set_attn_implementation(self._former_attention)
 
     @torch.inference_mode()

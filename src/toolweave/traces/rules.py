@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from toolweave.data.problems import RowError
 from toolweave.data.validate import check_call
-from toolweave.errors import DataError
 from toolweave.facts import Flaw, check_answer, failed, unsupported
 from toolweave.facts.claims import denial
 from toolweave.traces.cases import Case
@@ -41,6 +41,14 @@ _CORRECTION = re.compile(
     re.IGNORECASE,
 )
 
+_UNREADABLE = {
+    "the call is not valid JSON": "不是合法的 JSON",
+    "the call names no tool": "没有写工具名",
+    "the arguments are not valid JSON": "参数不是合法的 JSON",
+    "the arguments are not a JSON object": "参数不是 JSON 对象",
+}
+"""The dialects' reasons in Chinese."""
+
 
 def _no_call(case: Case) -> Reason | None:
     if case.calls or case.earlier or case.observations or not case.trace.tools:
@@ -70,13 +78,13 @@ def _invalid_arguments(case: Case) -> Reason | None:
     tools = {tool.name: tool for tool in case.trace.tools}
     for call in case.calls:
         if isinstance(call, InvalidToolCall):
-            return Reason(f"{call.name} 的调用写错了：{call.reason}", f"{call.name}: {call.reason}")
+            zh = _UNREADABLE.get(call.reason, call.reason)
+            return Reason(f"{call.name} 的调用写错了：{zh}", f"{call.name}: {call.reason}")
         if call.name in tools:
             try:
                 check_call(call, tools[call.name])
-            except DataError as error:
-                told = str(error).partition("\n")[0]
-                return Reason(f"{call.name} 的参数不符合定义：{told}", told)
+            except RowError as error:
+                return Reason(error.zh, str(error).partition("\n")[0])
     return None
 
 
