@@ -5,8 +5,9 @@
 `embedded` is `toolweave deploy`, `vllm` is `toolweave deploy --engine vllm` (installed if it is not), `transformers`
 its plain generate, `batching` its own continuous batching. Others join with an environment and a model of their own:
 `--peer llama_cpp PYTHON FILE.gguf`, `--peer openvino PYTHON FILE.gguf`, `--peer ctranslate2 PYTHON CONVERTED_FOLDER`.
-All of them are up at once and take turns, so that a busy moment of the machine hits all. Every request has the same
-system prompt of about 800 tokens, which engines may keep, and a query of its own. Ratios are to vLLM, or to the first.
+All of them are up at once and take turns, so that a busy moment of the machine hits all; those whose turn it is not are
+halted, as some poll when idle. Every request has the same system prompt of about 800 tokens, which engines may keep,
+and a query of its own, and gets `--tokens` tokens. Ratios are to vLLM, or to the first.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from transformers import AutoTokenizer
 
 from toolweave.dialects import Prompt, get_dialect
@@ -100,6 +103,23 @@ class Engine(ABC):
         said = self.process.stdout.readline()
         assert said, f"{self.name} ended"
         return said
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let the engine run, which is halted before and after."""
+        self.resume()
+        yield
+        for process in self._tree():
+            process.suspend()
+
+    def resume(self) -> None:
+        """Let the engine go on."""
+        for process in self._tree():
+            process.resume()
+
+    def _tree(self) -> list[psutil.Process]:
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
 
     @abstractmethod
     def _wait(self) -> None:
@@ -216,17 +236,21 @@ def main() -> None:
     }
     try:
         for engine in started:
-            engine.measure(requests(template, 0)[:1], template, 2)  # the system prompt is known from here on
+            with engine.awake():
+                engine.measure(requests(template, 0)[:1], template, 2)  # the system prompt is known from here on
         for round_ in range(1, given.rounds + 1):
             asked = requests(template, round_)
             for engine in started:
-                one = engine.measure(asked[:1], template, given.tokens)
-                all_ = engine.measure(asked[-CONCURRENT:], template, given.tokens)
+                with engine.awake():
+                    one = engine.measure(asked[:1], template, given.tokens)
+                    all_ = engine.measure(asked[-CONCURRENT:], template, given.tokens)
                 mine = found[engine.name]
                 mine["decode_tokens_s"].append((one["tokens"] - 1) / (one["seconds"] - one["first"]))
                 mine["first_token_s"].append(one["first"])
                 mine["eight_tokens_s"].append(all_["tokens"] / all_["seconds"])
     finally:
+        for engine in started:
+            engine.resume()  # a halted one cannot end
         close(started)
     table = {
         engine.name: {name: statistics.median(values) for name, values in found[engine.name].items()}

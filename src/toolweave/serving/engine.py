@@ -286,7 +286,7 @@ class Engine:
         generation = row.generation
         logprobs = () if measured is None else (measured,)
         generation.usage.completion_tokens += 1
-        if token in self._end_ids:
+        if token in self._end_ids and not generation.params.ignore_eos:
             generation.put(Piece(row.text.flush(), logprobs))
             return FinishReason.STOP
         row.tokens.append(token)

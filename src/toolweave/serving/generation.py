@@ -38,6 +38,7 @@ class SamplingParams:
 
     `temperature` 0 is greedy. `top_k` 0 keeps all tokens. Without `seed` every run differs.
     `logprobs` None reports none; k reports each token's log-probability and the k likeliest.
+    `ignore_eos` goes on after the model's end token, to measure speed as with vLLM.
     """
 
     temperature: float = 0.0
@@ -47,6 +48,7 @@ class SamplingParams:
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         checks = {

@@ -165,6 +165,7 @@ class _GenerationRequest(_Wire):
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=-1)] = None
+    ignore_eos: bool = False
 
     def sampling(self, defaults: SamplingDefaults, stop: tuple[str, ...] = ()) -> SamplingParams:
         """Return what the engine needs, with further stop words. Raises RequestError for values out of range."""
@@ -178,6 +179,7 @@ class _GenerationRequest(_Wire):
             max_tokens=next((limit for limit in limits if limit is not None), DEFAULT_MAX_TOKENS),
             stop=tuple(dict.fromkeys((*own, *stop))),
             logprobs=self.top,
+            ignore_eos=self.ignore_eos,
         )
 
     @property
