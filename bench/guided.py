@@ -95,13 +95,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", default="embedded")
     options.add_argument("--visits", type=int, default=1000)
+    options.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     options.add_argument("--max_tokens", type=int, default=192)
     options.add_argument("--temperature", type=float, default=1.0)
     given = options.parse_args()
     engine = Engine(load(given.model))
     try:
         asked = list(visits(engine, given.visits))
-        for mode in MODES:
+        for mode in given.modes:
             found = measure(engine, asked, mode, given.max_tokens, given.temperature)
             print(json.dumps({"mode": mode, "visits": len(asked), **found}), flush=True)
     finally:

@@ -25,7 +25,7 @@ _KEPT_BYTES = 2**29
 
 
 class _Weighed(NamedTuple):
-    """One block's weights [H_kv, rows, L], and the log-sum-exp [H_kv, rows, 1] they are normalised by."""
+    """A block's weights [H_kv, rows, L], and the log-sum-exp [H_kv, rows, 1] they are normalised by."""
 
     weights: Tensor
     lse: Tensor
@@ -76,13 +76,13 @@ class _TreeAttention(torch.autograd.Function):
         dk, dv = torch.empty_like(k), torch.empty_like(v)
         for block, kept in zip(plan.tree.blocks, ctx.kept, strict=True):
             own, rows = slice(block.start, block.stop), slice(block.start * groups, block.end * groups)
-            weights, block_lse = kept or _attend(q[:, rows], k, block, groups, plan)
-            # `weights` are this block's softmax; its share makes them the weights in the whole.
-            share = torch.exp(block_lse - lse[:, rows])
+            weights, their_lse = kept or _weigh_again(q[:, rows], k, lse[:, rows], block, groups, plan)
+            # What makes them the weights in the whole.
+            share = torch.exp(their_lse - lse[:, rows])
             g = grad[:, rows] * share.to(q.dtype)
             dv[:, own] = torch.bmm(weights.transpose(1, 2), g)
             # In the dtype of the scores: a mixed one would be a pass over them more.
-            ds = torch.bmm(g, v[:, own].transpose(1, 2)).sub_((dot[:, rows] * share).to(q.dtype)).mul_(weights)
+            ds = torch.baddbmm((-dot[:, rows] * share).to(q.dtype), g, v[:, own].transpose(1, 2)).mul_(weights)
             dq[:, rows] += torch.bmm(ds, k[:, own])
             dk[:, own] = torch.bmm(ds.transpose(1, 2), q[:, rows])
         dq = (dq * plan.scale).to(q.dtype).unflatten(1, (-1, groups)).transpose(1, 2).flatten(0, 1)
@@ -102,20 +102,32 @@ def _fold(x: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, block: Block, groups: int, plan: _Plan) -> _Weighed:
     """Weigh the block's keys for its queries, q [H_kv, (end - start) * G, D]."""
-    scores = torch.bmm(q, k[:, block.start : block.stop].transpose(1, 2))
-    by_token = scores.unflatten(1, (-1, groups))
-    # Finite, so that a row with all of a block's keys outside its window has a log-sum-exp; its share is then 0.
-    masked = torch.finfo(scores.dtype).min / 2
-    by_token[:, : block.stop - block.start].masked_fill_(block.hidden.unsqueeze(1).to(q.device), masked)
-    if plan.window is not None:
-        positions = plan.tree.positions
-        distance = positions[block.start : block.end, None] - positions[block.start : block.stop]
-        by_token.masked_fill_((distance >= plan.window).unsqueeze(1).to(q.device), masked)
+    scores = _hide(torch.bmm(q, k[:, block.start : block.stop].transpose(1, 2)), block, groups, plan)
     highest = _highest(scores).float()
     # Computed in float32 inside, whatever the dtype of the scores.
     weights = scores.softmax(-1)
     # The highest weight is exp(0) / sum(exp(scores - highest)).
     return _Weighed(weights, highest - _highest(weights).float().log())
+
+
+def _weigh_again(q: Tensor, k: Tensor, lse: Tensor, block: Block, groups: int, plan: _Plan) -> _Weighed:
+    """Weigh the block's keys among all the keys of a query, whose log-sum-exp is known: no need of a softmax."""
+    rounded = lse.to(q.dtype)
+    scores = torch.baddbmm(-rounded, q, k[:, block.start : block.stop].transpose(1, 2))
+    return _Weighed(_hide(scores, block, groups, plan).exp_(), rounded.float())
+
+
+def _hide(scores: Tensor, block: Block, groups: int, plan: _Plan) -> Tensor:
+    """Mask, in place, the keys that a query of the block must not see."""
+    by_token = scores.unflatten(1, (-1, groups))
+    # Finite, so that a row with all of a block's keys outside its window has a log-sum-exp; its share is then 0.
+    masked = torch.finfo(scores.dtype).min / 2
+    by_token[:, : block.stop - block.start].masked_fill_(block.hidden.unsqueeze(1).to(scores.device), masked)
+    if plan.window is not None:
+        positions = plan.tree.positions
+        distance = positions[block.start : block.end, None] - positions[block.start : block.stop]
+        by_token.masked_fill_((distance >= plan.window).unsqueeze(1).to(scores.device), masked)
+    return scores
 
 
 def _highest(x: Tensor) -> Tensor:
