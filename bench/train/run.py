@@ -38,6 +38,7 @@ from toolweave.models.base_models import EMBEDDED, LoadedModel, load
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parents[1] / ".bench"
 RESULT = HERE.parent / "results" / "train.json"
+SHARING_OFF = "toolweave, sharing off"
 _GEMM = 2048
 _console = Console(soft_wrap=True, width=150)
 
@@ -85,7 +86,7 @@ class Timed:
 
 def main() -> None:
     args = _arguments()
-    os.environ.update(OMP_NUM_THREADS=str(args.threads), OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
+    os.environ.update(OMP_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE="1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(args.threads)
     pythons = {name: python_of(name, CACHE) for name in args.peers}
@@ -102,11 +103,15 @@ def main() -> None:
     agent = agent_rows(loaded.template, args.rows * args.steps, recipe_of({**step, "turns": args.steps}))
     rounds = len(agent.rows) // args.batch
     alone = {**settings, "batch": 1, "accumulation": args.batch, "turns": rounds}
-    on_agent = _race(agent, [
-        _ours("toolweave", agent, {**step, "turns": rounds}, model),
-        _ours("toolweave, sharing off", agent, alone, model),
-        *_peers(pythons, agent, {**settings, "batch": args.batch, "accumulation": args.rows // args.batch}, model),
-    ], peaks)  # fmt: skip
+    peer = {**settings, "batch": args.batch, "accumulation": args.rows // args.batch}
+    on_agent: dict[str, dict[str, Timed]] = {}
+    for name, python in pythons.items():
+        courses = [_ours("toolweave", agent, {**step, "turns": rounds}, model)]
+        if not on_agent:
+            courses.append(_ours(SHARING_OFF, agent, alone, model))
+        # One peer at a time: each grows to 9 GiB, and two and ours do not fit into 24.
+        on_agent[name] = _race(agent, [*courses, *_peers({name: python}, agent, peer, model)], peaks)
+    first = next(iter(on_agent.values()))
 
     step = {**settings, "batch": args.batch, "accumulation": 1, "turns": args.distinct}
     distinct = distinct_rows(loaded.template, args.batch * args.distinct, recipe_of(step))
@@ -116,16 +121,15 @@ def main() -> None:
     ], peaks)  # fmt: skip
 
     peak = statistics.median(peaks)
-    for workload, timed in ((agent, on_agent), (distinct, on_distinct)):
-        _print_table(workload, timed, flops, peak, args)
-    share = statistics.median(on_agent["toolweave"].speeds(unique=True)) * flops / peak
+    for timed in on_agent.values():
+        _print_table(agent, timed, flops, peak, args)
+    _print_table(distinct, on_distinct, flops, peak, args)
+    share = statistics.median(first["toolweave"].speeds(unique=True)) * flops / peak
     ratios = {
-        "ratio_vs_ms_swift": ratio(on_agent, "toolweave", "ms-swift"),
-        "ratio_vs_trl": ratio(on_agent, "toolweave", "trl"),
-        "ratio_no_sharing_vs_ms_swift": ratio(on_agent, "toolweave, sharing off", "ms-swift"),
+        **{_named(f"ratio_vs_{name}"): ratio(timed, "toolweave", name) for name, timed in on_agent.items()},
+        **{_named(f"ratio_no_sharing_vs_{name}"): ratio(first, SHARING_OFF, name) for name in args.peers[:1]},
         "gemm_peak_share": round(share, 3),
-        "ratio_distinct_vs_ms_swift": ratio(on_distinct, "toolweave", "ms-swift"),
-        "ratio_distinct_vs_trl": ratio(on_distinct, "toolweave", "trl"),
+        **{_named(f"ratio_distinct_vs_{name}"): ratio(on_distinct, "toolweave", name) for name in args.peers},
     }
     figures = {
         **ratios,
@@ -135,9 +139,8 @@ def main() -> None:
         "settings": {
             **settings,
             **{k: v for k, v in vars(args).items() if k != "result"},
-            "omp_wait_policy": "PASSIVE",
         },
-        "agent": {name: timed.to_json() for name, timed in on_agent.items()},
+        "agent": {peer: {name: one.to_json() for name, one in timed.items()} for peer, timed in on_agent.items()},
         "distinct": {name: timed.to_json() for name, timed in on_distinct.items()},
     }
     for name, value in ratios.items():
@@ -167,6 +170,10 @@ def gemm_peak() -> float:
         torch.mm(a, b)
         seconds.append(time.perf_counter() - started)
     return 2 * _GEMM**3 / min(seconds)
+
+
+def _named(key: str) -> str:
+    return key.replace("-", "_")
 
 
 def ratio(timed: Mapping[str, Timed], ours: str, peer: str) -> float | None:
@@ -285,10 +292,10 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=["ms-swift", "trl"])
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=["ms-swift", "trl"])
     parser.add_argument("--rows", type=int, default=16, help="rows of an optimiser step, a multiple of --batch")
     parser.add_argument("--batch", type=int, default=2, help="rows of a peer's micro-batch; 4 need over 24 GiB")
-    parser.add_argument("--steps", type=int, default=3, help="optimiser steps of a peer on the agent data")
+    parser.add_argument("--steps", type=int, default=2, help="optimiser steps of a peer on the agent data")
     parser.add_argument("--distinct", type=int, default=6, help="turns on rows that share nothing")
     parser.add_argument("--dropout", type=float, default=0.05, help="of the adapters; the published recipe has 0.05")
     parser.add_argument("--learning_rate", type=float, default=2e-3)
