@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -61,7 +61,8 @@ def agent_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:
     samples = list(chain.from_iterable(training_groups(_POOL)))
     size = recipe.optim.batch_size or 1
     whole = _ordered("agent", samples[: len(samples) // size * size], template, recipe)
-    return replace(whole, rows=whole.rows[:count])
+    # A run on these rows alone cuts them into the same batches, in an order of its own.
+    return _ordered("agent", [row.sample for row in whole.rows[:count]], template, recipe)
 
 
 def distinct_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:
