@@ -106,13 +106,14 @@ def test_requests_are_those_of_the_recorded_client(version: str) -> None:
     assert dialect_messages(dialect, [*asked, *trace], tools, Lang.ZH) == second
 
 
-def test_a_whole_turn(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("key", ["tool_call_id", "id"])  # OpenAI's name, and Qwen-Agent's
+def test_a_whole_turn(client: openai.OpenAI, key: str) -> None:
     first = create(client, "下雨", tools=TOOLS).choices[0]
     assert first.finish_reason == "tool_calls"
     assert first.message.content == "我来查一下。"
     (call,) = first.message.tool_calls
     assert (call.function.name, call.function.arguments) == ("amap_weather", '{"location": "海淀区"}')
-    result = {"role": "tool", "tool_call_id": call.id, "content": "晴"}
+    result = {"role": "tool", key: call.id, "content": "晴"}
     messages = [*ask("下雨"), first.message.model_dump(exclude_none=True), result]
     second = client.chat.completions.create(model="tiny", messages=messages, tools=TOOLS, temperature=0).choices[0]
     assert (second.message.content, second.finish_reason) == ("海淀区今天晴。", "stop")

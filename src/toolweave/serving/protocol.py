@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from toolweave.serving.generation import RequestError, SamplingParams
 from toolweave.types import Json, Message, ToolCall, ToolSpec
@@ -64,7 +64,8 @@ class ChatMessage(_Wire):
     role: str
     content: str | list[TextPart] | None = None
     tool_calls: list[CallPart] | None = None
-    tool_call_id: str | None = None
+    # Qwen-Agent says `id`.
+    tool_call_id: Annotated[str | None, Field(validation_alias=AliasChoices("tool_call_id", "id"))] = None
 
     @property
     def text(self) -> str:
@@ -77,7 +78,7 @@ class ChatMessage(_Wire):
         message = Message(role=self.role, content=self.text)
         if self.tool_calls:
             message["tool_calls"] = [part.to_json() for part in self.tool_calls]
-        if self.tool_call_id is not None:
+        if self.role == "tool" and self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
         return message
 
