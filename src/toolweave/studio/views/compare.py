@@ -64,8 +64,8 @@ def build(studio: Studio) -> None:
                 count = gr.Slider(
                     1, 300, value=_VISITS, step=1, label=text("compare.count"), elem_id="compare-count", min_width=260
                 )
-                as_agent = gr.Checkbox(label=text("compare.as_agent"), info=text("compare.as_agent_hint"))
                 evaluate = gr.Button(text("compare.evaluate"), variant="primary", elem_id="compare-evaluate")
+            as_agent = gr.Checkbox(label=text("compare.as_agent"), info=text("compare.as_agent_hint"))
             visits = gr.HTML(elem_id="compare-visits", padding=False)
     timer = gr.Timer(_TICK, active=False)
 
