@@ -279,6 +279,17 @@ def test_the_context_ends_a_reply(talker: LoadedModel, monkeypatch: pytest.Monke
         engine.submit(prompt)
 
 
+def test_a_reply_whose_end_is_ignored_is_as_long_as_allowed(engine: Engine) -> None:
+    query = next(iter(REPLIES))
+    prompt = TEMPLATE.prompt_ids(chat(query, SYSTEM))
+    ended = engine.submit(prompt)
+    assert "".join(ended) == REPLIES[query]
+    allowed = ended.usage.completion_tokens + 5
+    longer = engine.submit(prompt, SamplingParams(max_tokens=allowed, ignore_eos=True))
+    assert "".join(longer).startswith(REPLIES[query])
+    assert (longer.usage.completion_tokens, longer.finish_reason) == (allowed, FinishReason.LENGTH)
+
+
 def test_a_failing_model_ends_its_requests_not_the_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = TEMPLATE.prompt_ids(chat("hi"))
 
