@@ -192,7 +192,7 @@ def size_of(python: str, *packages: str) -> int:
 
 def engines(given: argparse.Namespace) -> list[Engine]:
     ours, worker = sys.executable, str(Path(__file__).with_name("engine_worker.py"))
-    deploy = [ours, "-m", "toolweave", "deploy", "--ckpt_dir", given.ckpt_dir, "--port"]
+    deploy = [ours, "-m", "toolweave", "deploy", "--end_with_stdin", "--ckpt_dir", given.ckpt_dir, "--port"]
     started: list[Engine] = []
     try:
         if "embedded" in given.engines:

@@ -68,8 +68,9 @@ def main() -> None:
     with ExitStack() as stack:
         servers: dict[str, str] = {}
         if given.vllm:
-            line = [sys.executable, "-m", "toolweave", "deploy", "--engine", "vllm", "--ckpt_dir", given.ckpt_dir]
-            vllm = Server("vllm", [*line, "--port", "0", "--", *VLLM_FLAGS], 0)
+            line = [sys.executable, "-m", "toolweave", "deploy", "--end_with_stdin", "--engine", "vllm"]
+            line += ["--ckpt_dir", given.ckpt_dir, "--port", "0", "--", *VLLM_FLAGS]
+            vllm = Server("vllm", line, 0)
             stack.callback(end_tree, vllm.process)
             servers[f"{vllm.url}/v1"] = "vLLM float32"
         if given.server:
