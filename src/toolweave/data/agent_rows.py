@@ -221,7 +221,8 @@ class AgentRows:
         properties = tool.parameters.get("properties") or {}
         required = tool.parameters.get("required") or ()
         values: dict[str, Value] = {}
-        for name in properties:
+        # Properties often come by the alphabet, `required` in the order in which people say them.
+        for name in dict.fromkeys([*(name for name in required if name in properties), *properties]):
             if name in required or self._rng.random() < _OPTIONAL:
                 drawn = [draw(name, properties[name], self._lang, self._rng) for _ in range(3)]
                 # Origin and destination are rarely the same.
