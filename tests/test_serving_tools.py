@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -323,6 +323,7 @@ def joined(deltas: list[ReplyDelta]) -> tuple[str, list[list[str]]]:
 
 @settings(max_examples=300)
 @given(st.lists(PIECES, max_size=12), st.sampled_from(["v06", "v07", "v07-parallel", "react", "hermes", "native"]))
+@example(["Thought: ", "\nAction Input: "], "react")
 def test_what_is_streamed_is_what_the_parser_reads(pieces: list[str], name: str) -> None:
     dialect = get_dialect(name)
     text = "".join(pieces)

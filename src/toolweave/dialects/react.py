@@ -30,7 +30,7 @@ _LINE = (
 )
 _DONE = "Thought: I now know the final answer\nFinal Answer: "
 _FINAL = re.compile(r"(?:^|\n)[ \t]*Final[ \t]+Answer[ \t]*[:：][ \t]?")
-_THOUGHT = re.compile(r"^\s*Thought[ \t]*[:：][ \t]*")
+_THOUGHT = re.compile(r"^\s*Thought[ \t]*[:：]\s*")
 
 
 class ReAct(Dialect):

@@ -263,8 +263,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def write_config(recipe: Recipe, path: Path) -> None:
-    """Write every choice, readable by `read_config`."""
-    path.write_text(json.dumps(recipe.flat(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    """Write every choice, readable by `read_config`; whoever watches the run sees the whole file or none."""
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(json.dumps(recipe.flat(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    draft.replace(path)
 
 
 def takes_list(name: str) -> bool:
