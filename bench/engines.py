@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,8 @@ def engines(given: argparse.Namespace) -> list[Engine]:
 
 def close(started: Sequence[Engine]) -> None:
     for engine in started:
+        with suppress(psutil.NoSuchProcess):
+            engine.resume()  # a halted one cannot end
         end_tree(engine.process)
 
 
@@ -229,6 +232,7 @@ def main() -> None:
     options.add_argument("--output")
     given = options.parse_args()
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that halted engines go on and end
     template = ChatTemplate(AutoTokenizer.from_pretrained(given.ckpt_dir))
     started = engines(given)
     found: dict[str, dict[str, list[float]]] = {
@@ -249,8 +253,6 @@ def main() -> None:
                 mine["first_token_s"].append(one["first"])
                 mine["eight_tokens_s"].append(all_["tokens"] / all_["seconds"])
     finally:
-        for engine in started:
-            engine.resume()  # a halted one cannot end
         close(started)
     table = {
         engine.name: {name: statistics.median(values) for name, values in found[engine.name].items()}

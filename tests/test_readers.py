@@ -27,7 +27,7 @@ from toolweave.data.hub import Hub, HubId
 from toolweave.data.load import load_samples, render
 from toolweave.data.mix import mix_in
 from toolweave.data.mix_recipe import MixRecipe, write_mix
-from toolweave.data.problems import Failure
+from toolweave.data.problems import Failure, RowError
 from toolweave.data.self_cognition import Persona, self_cognition_samples
 from toolweave.data.split import GroupBy, group_of, split
 from toolweave.data.strategy import Strategy
@@ -402,6 +402,12 @@ def test_the_quick_validator_accepts_nothing_that_the_thorough_one_refuses(schem
     tool = ToolSpec("f", "", {**schema, "$defs": {"x": {"type": "string"}}})
     quick = validate._surely_valid(ToolCall("f", arguments), tool)
     assert not quick or validate._validator(tool).is_valid(arguments)
+
+
+@pytest.mark.parametrize("parameters", [{"required": [1]}, {"type": ["object", {}]}, {"enum": 7}, {"type": 3}])
+def test_a_schema_that_makes_no_sense_is_the_rows_fault(parameters: Json) -> None:
+    with pytest.raises(RowError):
+        validate.check_call(ToolCall("f", {"a": 1}), ToolSpec("f", "", parameters))
 
 
 def test_a_schema_from_outside_fetches_nothing() -> None:

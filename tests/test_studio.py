@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stub_server import serve
-from toolweave.agents.spec import read_json, write_json
+from toolweave.data.json_files import read_json, write_json
 from toolweave.errors import ToolweaveError
 from toolweave.studio.api import api
 from toolweave.studio.builder import Builder, parse, shown

@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from scripted_llm import scripted_llm
 from stub_server import serve
-from toolweave.agents.spec import write_json
+from toolweave.data.json_files import write_json
 from toolweave.serving.process import free_port, wait_until_healthy
 from toolweave.studio.workspace import Workspace
 from toolweave.traces.store import TraceStore

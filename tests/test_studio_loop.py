@@ -15,7 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
-from toolweave.agents.spec import read_json
+from toolweave.data.json_files import read_json
 from toolweave.data.jsonl import read_samples
 from toolweave.dialects import get_dialect
 from toolweave.dialects.base import Prompt

@@ -1,6 +1,6 @@
 """Time LoRA training of the embedded model: toolweave, TRL and ms-swift take turns on the same rows.
 
-    python bench/train/run.py            all of it, about 20 minutes
+    python bench/train/run.py            all of it, about 16 minutes
     python bench/train/run.py --smoke    two short turns each, to see that everything works
 
 Every worker holds the same bf16 weights, adapter and optimiser settings, and the same threads. A round lets
@@ -176,11 +176,9 @@ def _named(key: str) -> str:
     return key.replace("-", "_")
 
 
-def ratio(timed: Mapping[str, Timed], ours: str, peer: str) -> float | None:
+def ratio(timed: Mapping[str, Timed], ours: str, peer: str) -> float:
     """Return the median over the rounds of our tokens per second against the peer's fastest variant."""
     variants = [one.speeds() for name, one in timed.items() if name.startswith(peer)]
-    if not variants:
-        return None
     pairs = zip(timed[ours].speeds(), max(variants, key=statistics.median), strict=True)
     return round(statistics.median(a / b for a, b in pairs), 2)
 

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from toolweave.agents.spec import LOCAL_USER, AgentSpec, FileKind, load_agent, read_json, write_json
+from toolweave.agents.spec import LOCAL_USER, AgentSpec, FileKind, load_agent
+from toolweave.data.json_files import read_json, write_json
 from toolweave.errors import DataError
 from toolweave.types import Json
 

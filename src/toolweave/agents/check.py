@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolweave.agents.spec import AgentSpec, FileKind, ToolEntry, read_json, write_json
+from toolweave.agents.spec import AgentSpec, FileKind, ToolEntry
+from toolweave.data.json_files import read_json, write_json
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.tools.openapi import import_openapi
 from toolweave.tools.registry import TOOL_REGISTRY

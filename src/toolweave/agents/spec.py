@@ -7,7 +7,6 @@ folder is written or what program is started (`BaseTool.operator_keys`).
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from toolweave.agents.role_play import RolePlay
+from toolweave.data.json_files import read_json, write_json
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.models.interface import Model
 from toolweave.tools.base import BaseTool
@@ -28,7 +28,6 @@ from toolweave.tools.registry import TOOL_REGISTRY, make_tool
 from toolweave.types import Json, Lang
 
 LOCAL_USER = "local_user"
-_MAX_JSON = 10_000_000
 # What a tool's entry says to the user interface; the rest configures the tool.
 _UI_KEYS = frozenset({"name", "is_active", "use", "is_remote_tool"})
 # Models that their server no longer answers to (https://help.aliyun.com/zh/model-studio, retired models).
@@ -252,28 +251,6 @@ def load_agent(folder: str | os.PathLike[str]) -> AgentSpec:
             raise DataError(f"{root} has no {kind.file_name}", "name a folder of an agent, or its files")
         found[kind] = read_json(path) if path else {}
     return AgentSpec.of(found, root)
-
-
-def read_json(path: Path) -> Json:
-    """Read a file that holds a JSON object. Raises DataError."""
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise DataError(f"{path} is larger than {_MAX_JSON:,} bytes")
-        content = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} does not hold a JSON object")
-    return content
-
-
-def write_json(path: Path, content: Json, mode: int = 0o666) -> None:
-    """Write a JSON object as AgentFabric writes it; the file is whole or not there. `mode` is that of a new file."""
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    part.touch(mode)
-    part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
-    part.replace(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ def check_call(call: ToolCall, tool: ToolSpec) -> None:
     validator = _validator(tool)
     try:
         error = best_match(validator.iter_errors(call.arguments))
+        zh = f"{call.name} 的参数不符合定义：{_in_chinese(error)}" if error is not None else ""
     except Exception as failed:
         # Whatever a foreign schema makes the library raise, the schema is to blame.
         raise _unusable(tool, failed) from failed
@@ -65,7 +66,7 @@ def check_call(call: ToolCall, tool: ToolSpec) -> None:
             f"correct the Action Input, or the parameters of {call.name}",
             failure=_kind(error),
             tool=call.name,
-            zh=f"{call.name} 的参数不符合定义：{_in_chinese(error)}",
+            zh=zh,
         )
 
 

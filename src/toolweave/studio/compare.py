@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from toolweave.agents.spec import AgentSpec, read_json, write_json
+from toolweave.agents.spec import AgentSpec
+from toolweave.data.json_files import read_json, write_json
 from toolweave.errors import DataError, ToolweaveError
 from toolweave.evals.cache import ReplyCache
 from toolweave.evals.cases import Visit, held_out_visits, stratified

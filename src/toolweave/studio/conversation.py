@@ -15,7 +15,7 @@ from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING
 
 from toolweave.agents.events import Answered, CallStarted, LimitReached, LimitReason, Observed, TextDelta
-from toolweave.agents.spec import read_json, write_json
+from toolweave.data.json_files import read_json, write_json
 from toolweave.errors import ToolweaveError
 from toolweave.serving.calls import CallStream, call_arguments
 from toolweave.studio.consent import Answer, Consent, Question

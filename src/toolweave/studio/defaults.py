@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from toolweave.agents.spec import FileKind, read_json
+from toolweave.agents.spec import FileKind
 from toolweave.data.catalogue import load_catalogue
+from toolweave.data.json_files import read_json
 from toolweave.studio.local_models import local_model
 from toolweave.studio.text import say
 from toolweave.tools import TOOL_REGISTRY

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from toolweave.agents.spec import read_json, write_json
+from toolweave.data.json_files import read_json, write_json
 from toolweave.errors import ServerError
 from toolweave.types import Json
 

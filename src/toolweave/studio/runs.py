@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from toolweave.agents.spec import read_json, write_json
+from toolweave.data.json_files import read_json, write_json
 from toolweave.errors import DataError, ModelError
 from toolweave.evals.cases import selection_visits
 from toolweave.evals.score import VisitResult

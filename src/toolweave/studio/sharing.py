@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from toolweave.agents.spec import read_json, write_json
+from toolweave.data.json_files import read_json, write_json
 
 
 @dataclass(frozen=True, slots=True)

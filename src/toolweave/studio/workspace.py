@@ -20,7 +20,8 @@ from threading import RLock
 from typing import Any
 
 from toolweave.agents.archive import export_agent, import_agent, without_secrets
-from toolweave.agents.spec import LOCAL_USER, AgentSpec, FileKind, load_agent, read_json, write_json
+from toolweave.agents.spec import LOCAL_USER, AgentSpec, FileKind, load_agent
+from toolweave.data.json_files import read_json, write_json
 from toolweave.errors import ToolweaveError
 from toolweave.models.client import ModelClient
 from toolweave.models.presets import Endpoint

@@ -7,7 +7,6 @@ one spelling of each choice, and `sft_args.json` of a run can be read back as `-
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -18,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
+from toolweave.data.json_files import write_json
 from toolweave.data.strategy import Strategy
 from toolweave.errors import DataError, ToolweaveError
 
@@ -264,9 +264,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def write_config(recipe: Recipe, path: Path) -> None:
     """Write every choice, readable by `read_config`; whoever watches the run sees the whole file or none."""
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(json.dumps(recipe.flat(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    draft.replace(path)
+    write_json(path, recipe.flat())
 
 
 def takes_list(name: str) -> bool:
