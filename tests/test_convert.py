@@ -184,6 +184,13 @@ def test_types_are_read_off_the_arguments() -> None:
     assert tools["tool_2"]["value"]["type"] == "string"
 
 
+@pytest.mark.parametrize("quoted", ["Parameters: [] Use the following format", "Parameters: [] 2. other: text"])
+def test_a_description_may_quote_the_frame(quoted: str) -> None:
+    tools = (_tool("first", quoted, x=quoted), _tool("last", quoted))
+    read = parse_row(ms_agent_row(tools, (Turn("Hello", (), "Hi."),))).tools
+    assert [(tool.name, tool.description) for tool in read] == [("first", quoted), ("last", quoted)]
+
+
 def test_mixed_types_become_a_list_of_types() -> None:
     steps = tuple(Step(ToolCall("t", {"a": value}), "ok") for value in ("x", 1, 2.5, None))
     (read,) = parse_row(ms_agent_row((_tool("t", a="A"),), (Turn("go", steps, "done"),))).tools

@@ -1,4 +1,4 @@
-"""Two processes learn what one does with the same global batch, and notice when one dies."""
+"""Two processes, sharded or not, learn what one does with the same global batch, and notice when one dies."""
 
 from __future__ import annotations
 
@@ -31,38 +31,67 @@ def write_rows(path: Path, count: int) -> Path:
     return path
 
 
+FSDP = """\
+distributed_type: FSDP
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+machine_rank: 0
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer
+"""
+
+
 def command(processes: int, *arguments: str | Path) -> list[str]:
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    words = ["-m", "toolweave.sft", "--add_output_dir_suffix", "false", "--dtype", "fp32"]
-    return [*launcher, *words, *map(str, arguments)]
+    return [*launcher, "-m", "toolweave.sft", *words(*arguments)]
+
+
+def sharded(config: Path, *arguments: str | Path) -> list[str]:
+    config.write_text(FSDP, "utf-8")
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config)]
+    return [sys.executable, *launcher, str(Path(__file__).with_name("fsdp_on_cpu.py")), *words(*arguments)]
+
+
+def words(*arguments: str | Path) -> list[str]:
+    return ["--add_output_dir_suffix", "false", "--dtype", "fp32", *map(str, arguments)]
 
 
 def test_two_processes_learn_what_one_does(tiny_model_dir: Path, tmp_path: Path) -> None:
     # 11 rows are left to learn, 4 a step: the last step does not divide among two processes, nor do the 3 held back.
     data = write_rows(tmp_path / "rows.jsonl", 14)
     logs, adapters = [], []
-    for processes, accumulation in ((1, 4), (2, 2)):
-        run = tmp_path / str(processes)
-        arguments = (
-            "--dataset", data, "--model", tiny_model_dir, "--output_dir", run, "--dataset_test_ratio", "0.2",
+
+    def arguments(run: str, accumulation: int) -> tuple[str | Path, ...]:
+        return (
+            "--dataset", data, "--model", tiny_model_dir, "--output_dir", tmp_path / run, "--dataset_test_ratio", "0.2",
             "--batch_size", "1", "--gradient_accumulation_steps", str(accumulation), "--eval_steps", "2",
         )  # fmt: skip
-        done = subprocess.run(
-            command(processes, *arguments), env=ENVIRONMENT, capture_output=True, text=True, check=False
-        )
+
+    jobs = {
+        "alone": command(1, *arguments("alone", 4)),
+        "two": command(2, *arguments("two", 2)),
+        "sharded": sharded(tmp_path / "fsdp.yaml", *arguments("sharded", 2)),
+    }
+    for name, job in jobs.items():
+        run, environment = tmp_path / name, {**ENVIRONMENT, "ACCELERATE_TORCH_DEVICE": "cpu"}
+        done = subprocess.run(job, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("best_model_checkpoint:") == 1
         logs.append([json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()])
         adapters.append(load_file(run / f"checkpoint-{logs[-1][-1]['step']}" / "adapter_model.safetensors"))
     assert [line["step"] for line in logs[0]] == [1, 2, 3]
-    for one, two in zip(*logs, strict=True):
-        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
-        assert one.keys() == two.keys()
-        assert one.get("eval_loss", 0.0) == pytest.approx(two.get("eval_loss", 0.0), rel=1e-5)
-    for name, weight in adapters[0].items():
-        torch.testing.assert_close(adapters[1][name], weight, rtol=1e-5, atol=1e-5)
+    for log, adapter in zip(logs[1:], adapters[1:], strict=True):
+        for one, other in zip(logs[0], log, strict=True):
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+            assert one.keys() == other.keys()
+            assert one.get("eval_loss", 0.0) == pytest.approx(other.get("eval_loss", 0.0), rel=1e-5)
+        for name, weight in adapters[0].items():
+            torch.testing.assert_close(adapter[name], weight, rtol=1e-5, atol=1e-5)
 
 
 def test_a_killed_process_ends_the_job(tiny_model_dir: Path, tmp_path: Path) -> None:

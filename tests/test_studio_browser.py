@@ -205,6 +205,7 @@ def test_rate_retry_rewrite_and_fork(studio: Running, browser: Browser, tmp_path
         page.locator("#chat").get_by_label("提交").click()
         expect(page.locator("#chat")).to_contain_text("我可以查天气")
         expect(steps).to_have_count(0)
+        expect(page.locator("#talks input")).to_have_value("你能做什么 (1)")  # renamed once the reply is over
         page.locator("#talks input").click()
         page.get_by_role("option", name="查一下杭州").click()
         expect(steps).to_have_count(2)  # the one it was forked from is as it was

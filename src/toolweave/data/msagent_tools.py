@@ -18,7 +18,7 @@ _HEADER = re.compile(r"\s*(?:\d+\s*\.)?[ \t]*(?P<name>[^\s:]*)[ \t]*:")
 # What may follow a tool's parameters: the end of the list, or the next tool on a new line.
 _FOLLOWS = re.compile(
     r"\s*(?:Format the arguments as a JSON object\.)?"
-    r"(?=\s*(?:Use the following format\b|\Z)|[ \t]*\n\s*(?:\d+\s*\.|[^\s:]+[ \t]*:))"
+    r"(?=\s*\Z|\s*\n\s*Use the following format\b|[ \t]*\n\s*(?:\d+\s*\.|[^\s:]+[ \t]*:))"
 )
 _PARAMETERS = re.compile(r"[ \t\n]Parameters\s*:\s*")
 _DESCRIPTION_FRAME = re.compile(

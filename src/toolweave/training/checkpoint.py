@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -135,18 +136,23 @@ def best_checkpoint(folder: Path) -> Path:
 
 def collect(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Return trained weights and optimiser state by name, on the CPU; sharded tensors are gathered by all ranks."""
-    names = {id(weight): name for name, weight in _trained(model)}
-    tensors = {f"weight:{name}": _whole(weight) for name, weight in _trained(model)}
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            for key, value in optimizer.state.get(weight, {}).items():
-                tensors[f"optimizer:{key}:{names[id(weight)]}"] = _whole(torch.as_tensor(value))
+    tensors: dict[str, Tensor] = {}
+    for name, weight in _trained(model):
+        value, state = _from_zero(weight, optimizer) or (weight, optimizer.state.get(weight, {}))
+        tensors[f"weight:{name}"] = _whole(value)
+        for key, moment in state.items():
+            tensors[f"optimizer:{key}:{name}"] = _whole(torch.as_tensor(moment))
     return tensors
 
 
 def restore(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `collect` returned. Raises ModelError when it belongs to another adapter."""
+    """Put back what `collect` returned. Raises ModelError when it belongs to another adapter, or in a DeepSpeed job."""
     trained = dict(_trained(model))
+    if any(_is_in_zero(weight) for weight in trained.values()):
+        raise ModelError(
+            "a DeepSpeed job cannot go on from a checkpoint",
+            "go on with torchrun, or with accelerate and FSDP: its checkpoints are the same",
+        )
     saved = {name.removeprefix("weight:") for name in tensors if name.startswith("weight:")}
     if saved != set(trained):
         raise ModelError("the checkpoint belongs to an adapter of other layers", "resume with the recipe it began with")
@@ -159,6 +165,20 @@ def restore(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor
             key, _, name = rest.partition(":")
             weight = trained[name]
             optimizer.state[weight][key] = _like(value, weight) if value.shape == weight.shape else value.clone()
+
+
+def _is_in_zero(weight: nn.Parameter) -> bool:
+    return hasattr(weight, "_hp_mapping")
+
+
+def _from_zero(weight: nn.Parameter, optimizer: Optimizer) -> tuple[Tensor, dict[str, Any]] | None:
+    """Return a weight and Adam's state for it, put together from DeepSpeed ZeRO's shards; None without ZeRO."""
+    if not _is_in_zero(weight):
+        return None
+    utils: Any = import_module("deepspeed.utils")  # who starts a job with DeepSpeed has it
+    moments = {key: utils.safe_get_full_optimizer_state(weight, key) for key in ("exp_avg", "exp_avg_sq")}
+    steps = next(state["step"] for state in optimizer.state.values() if "step" in state)
+    return utils.safe_get_full_fp32_param(weight), {**moments, "step": steps}
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

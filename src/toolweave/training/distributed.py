@@ -49,8 +49,12 @@ class Workers:
         self.device: torch.device = accelerator.device
         self._module: nn.Module | None = None
 
-    def adopt(self, model: PeftModel, make: Callable[[Sequence[nn.Parameter]], Optimizer]) -> tuple[nn.Module, Any]:
+    def adopt(
+        self, model: PeftModel, make: Callable[[Sequence[nn.Parameter]], Optimizer], max_grad_norm: float
+    ) -> tuple[nn.Module, Any]:
         """Place the model as the job's configuration says; return the loss module and its optimiser."""
+        if deepspeed := self._accelerator.state.deepspeed_plugin:
+            deepspeed.deepspeed_config |= {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": max_grad_norm}
         module: nn.Module = _TreeLoss(model)
         optimizer = make([weight for weight in module.parameters() if weight.requires_grad])
         self._module, prepared = self._accelerator.prepare(module, optimizer)
@@ -67,12 +71,16 @@ class Workers:
         return own + [(batches[0], 0.0)] * (rounds - len(own))
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a micro-batch, in the context that `accumulate` gives."""
+        """Add the gradients of a micro-batch, in the context that `accumulate` gives.
+
+        DeepSpeed takes the step here, too, when it is the last one.
+        """
         # Gradients are averaged over the processes; the loss is a sum.
         cast(Any, self._accelerator.backward)(loss * self.count)
 
     def accumulate(self, *, last: bool) -> AbstractContextManager[None]:
         """Return the context of a micro-batch's forward and backward pass: gradients are summed with the last one."""
+        self._accelerator.sync_gradients = last
         if last or self.count == 1:
             return nullcontext()
         return cast(AbstractContextManager[None], self._accelerator.no_sync(self._module))
@@ -118,11 +126,15 @@ class Workers:
 def joined() -> Iterator[Workers]:
     """Join the job that torchrun or accelerate started, or be alone; leaves it at the end.
 
-    Raises ToolweaveError when another process of the job is gone.
+    Raises ToolweaveError when another process of the job is gone, and for DeepSpeed's ZeRO stage 3.
     """
     # Without a GPU accelerate joins no job (gloo) unless it is told to use the CPU.
     on_cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
+    if (deepspeed := accelerator.state.deepspeed_plugin) and deepspeed.zero_stage == 3:
+        raise ToolweaveError(
+            "DeepSpeed's ZeRO stage 3 is not supported", "use stage 1 or 2, or FSDP to shard the model"
+        )
     workers = Workers(accelerator)
     try:
         yield workers

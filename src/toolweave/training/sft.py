@@ -133,6 +133,7 @@ class _Run:
             lambda weights: torch.optim.AdamW(
                 weights, lr=optim.learning_rate, betas=_ADAM_BETAS, weight_decay=optim.weight_decay
             ),
+            optim.max_grad_norm,
         )
         self._weights = [weight for weight in self._model.parameters() if weight.requires_grad]
         self._checkpoints = Checkpoints(run, recipe.run.save_total_limit)
@@ -217,6 +218,8 @@ class _Run:
         # Dropout is a function of seed, step and process, so that a resumed run draws the same.
         torch.manual_seed((self._recipe.optim.seed << 40) + (number << 16) + workers.rank)
         self._module.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._plan.learning_rate(number)
         losses: list[Tensor] = []
         for index, (tree, weight) in enumerate(work.trees):
             with workers.accumulate(last=index + 1 == len(work.trees)):
@@ -229,8 +232,6 @@ class _Run:
         norm = workers.clip(self._weights, self._recipe.optim.max_grad_norm)
         if not math.isfinite(total) or not math.isfinite(norm):
             self._refuse(number, work, losses, total)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._plan.learning_rate(number)
         self._optimizer.step()
         self._optimizer.zero_grad()
         give_back()
