@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ TOOLS = [WEATHER.openai(), DRAW.openai()]
 CALL = '工具调用\nAction: amap_weather\nAction Input: {"location": "海淀区"}\nObservation:'
 REPLIES = {
     "Observation: <result>晴": "海淀区今天晴。",
+    "Observation: <result>海淀区：晴": "海淀区今天晴。",
     "下雨": f"我来查一下。\n{CALL} 12",
     "坏的": "Action: image_gen\nAction Input: {size: oops\nObservation:",
     "引号": "Action: image_gen\nAction Input: {'size': '720*1280', 'count': 1}\nObservation:",
@@ -118,6 +121,23 @@ def test_a_whole_turn(client: openai.OpenAI, key: str) -> None:
     second = client.chat.completions.create(model="tiny", messages=messages, tools=TOOLS, temperature=0).choices[0]
     assert (second.message.content, second.finish_reason) == ("海淀区今天晴。", "stop")
     assert second.message.tool_calls is None
+
+
+def test_qwen_agent_makes_a_visit(url: str) -> None:
+    script = Path(__file__).with_name("qwen_agent_visit.py")
+    done = subprocess.run(
+        [sys.executable, str(script), f"{url}/v1", "会下雨吗？"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    told, call, result, answer = json.loads(done.stdout.splitlines()[-1])
+    assert told["content"] == "我来查一下。"
+    assert json.loads(call["function_call"]["arguments"]) == {"location": "海淀区"}
+    assert result["content"] == "海淀区：晴"
+    assert answer["content"] == "海淀区今天晴。"
 
 
 def test_calls_come_in_parts(client: openai.OpenAI) -> None:
