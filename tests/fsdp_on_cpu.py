@@ -27,5 +27,5 @@ if __name__ == "__main__":
     PartialState._prepare_backend = _like_a_gpu_job
     import toolweave.training.distributed as distributed
 
-    distributed.Accelerator = _OnCpu  # type: ignore[misc]  # the one that `joined` makes
+    distributed.Accelerator = _OnCpu  # the one that `joined` makes
     main(["sft", *sys.argv[1:]])

@@ -11,7 +11,7 @@ from qwen_agent.tools.base import BaseTool, register_tool
 
 
 @register_tool("amap_weather", allow_overwrite=True)  # the real one needs a key
-class Weather(BaseTool):  # type: ignore[misc]  # Qwen-Agent has no types
+class Weather(BaseTool):
     description = "获取对应城市的天气数据"
     parameters = {  # noqa: RUF012  # as Qwen-Agent wants it
         "type": "object",
