@@ -2,7 +2,7 @@
 
 The article's script rewrites one string a row; ours reads every call, checks it against its tool's schema,
 renders every request of the conversation, reads each reply back and writes them all. Prints both times and
-their ratio for rows that share tool lists, as real data does, and for rows that share none; with a second
+their ratio for rows that share tool lists, that share tools, and that share nothing; with a second
 number, also the memory that streaming that many rows takes.
 
 Usage: python bench/convert_speed.py [ROWS] [ROWS_FOR_MEMORY]
@@ -16,12 +16,21 @@ import resource
 import sys
 import tempfile
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import seed_convert
 
 from toolweave.data.convert import convert
+
+
+class Lists(StrEnum):
+    """Where the tool list of a row comes from."""
+
+    SHARED = "300 tool lists"
+    DRAWN = "lists drawn from 2,000 tools"
+    OWN = "new tools in every row"
 
 
 def tool_list(rng: random.Random, mark: int) -> list[dict[str, Any]]:
@@ -63,20 +72,27 @@ def row(rng: random.Random, number: int, tools: list[dict[str, Any]]) -> dict[st
     return {"id": f"row-{number}", "conversations": conversations}
 
 
-def write_rows(path: Path, count: int, lists: int) -> None:
+def write_rows(path: Path, count: int, lists: Lists) -> None:
     rng = random.Random(0)
-    catalogue = [tool_list(rng, mark) for mark in range(min(lists, 2000))]
+    shared = [tool_list(rng, mark) for mark in range(300)]
+    tools = [tool for mark in range(500) for tool in tool_list(rng, mark)]
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
-            tools = catalogue[number % lists] if lists <= len(catalogue) else tool_list(rng, number)
-            file.write(json.dumps(row(rng, number, tools), ensure_ascii=False) + "\n")
+            match lists:
+                case Lists.SHARED:
+                    listed = shared[number % len(shared)]
+                case Lists.DRAWN:
+                    listed = rng.sample(tools, rng.randint(2, 6))
+                case Lists.OWN:
+                    listed = tool_list(rng, number)
+            file.write(json.dumps(row(rng, number, listed), ensure_ascii=False) + "\n")
 
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.jsonl", Path(folder) / "out.jsonl"
-        for lists in (300, count):
+        for lists in Lists:
             write_rows(source, count, lists)
             started = time.process_time()
             seed_convert.convert(source, target)
@@ -84,12 +100,12 @@ def main() -> None:
             started = time.process_time()
             report = convert(source, target, from_="ms_agent")
             ours = time.process_time() - started
-            print(f"{count} rows, {lists} tool lists: {report.samples} samples, {len(report.dropped)} rows left out")
+            print(f"{count} rows, {lists}: {report.samples} samples, {len(report.dropped)} rows left out")
             print(f"  article's script {seed:6.2f} s   toolweave {ours:6.2f} s   ratio {ours / seed:5.2f}")
     if len(sys.argv) > 2:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "in.jsonl"
-            write_rows(source, int(sys.argv[2]), 300)
+            write_rows(source, int(sys.argv[2]), Lists.SHARED)
             convert(source, Path(folder) / "out.jsonl", from_="ms_agent")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{sys.argv[2]} rows: {peak:.0f} MiB at most")

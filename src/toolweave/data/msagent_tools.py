@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from toolweave.data.schemas import json_type, standard_type
 from toolweave.errors import DataError
 from toolweave.types import Json, ToolCall, ToolSpec
 
+T = TypeVar("T")
+
 _FRAME = re.compile(r"(?:Answer the following questions as best you can\.\s*)?You have access to the following \w+\s*:")
 _END = re.compile(r"\s*(?:Use the following format\b|\Z)")
-_HEADER = re.compile(r"\s*(?:\d+\s*\.)?[ \t]*(?P<name>[^\s:]*)[ \t]*:")
+_NAME = re.compile(r"(?P<name>[^\s:]*)[ \t]*:")
+_HEADER = re.compile(r"\s*(?:\d+\s*\.)?[ \t]*" + _NAME.pattern)
 # What may follow a tool's parameters: the end of the list, or the next tool on a new line.
 _FOLLOWS = re.compile(
     r"\s*(?:Format the arguments as a JSON object\.)?"
@@ -37,6 +40,14 @@ class SystemPrompt(NamedTuple):
 
     instruction: str
     tools: tuple[ToolSpec, ...]
+
+
+class _Seen(NamedTuple):
+    """The types of values that calls give to a parameter."""
+
+    tool: str
+    parameter: str
+    kinds: tuple[str, ...]
 
 
 def has_frame(text: str) -> bool:
@@ -74,43 +85,49 @@ def with_types(tools: tuple[ToolSpec, ...], calls: Iterable[ToolCall]) -> tuple[
         for name, value in call.arguments.items():
             kinds.setdefault((call.name, name), set()).add(json_type(value))
     # A string is what is assumed anyway: leaving it out lets rows with the same tools share them.
-    inferred = tuple(sorted((use, tuple(sorted(seen))) for use, seen in kinds.items() if seen != {"string"}))
-    return _typed(_Listed(tools), inferred)
+    inferred = sorted(_Seen(*use, tuple(sorted(seen))) for use, seen in kinds.items() if seen != {"string"})
+    return _typed(_Same(tools), tuple(inferred))
 
 
-class _Listed:
-    """A tool tuple that is hashed by identity: `read_system` gives the same one for the same text."""
+class _Same(Generic[T]):
+    """A value that is hashed by identity: the caches here give the same object for the same text."""
 
-    def __init__(self, tools: tuple[ToolSpec, ...]) -> None:
-        self.tools = tools
+    def __init__(self, value: T) -> None:
+        self.value = value
 
     def __hash__(self) -> int:
-        return id(self.tools)
+        return id(self.value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Listed) and other.tools is self.tools
+        return isinstance(other, _Same) and other.value is self.value
 
 
 @lru_cache(maxsize=4096)
-def _typed(listed: _Listed, inferred: tuple[tuple[tuple[str, str], tuple[str, ...]], ...]) -> tuple[ToolSpec, ...]:
-    used = dict(inferred)
-    typed = []
-    for tool in listed.tools:
-        properties = {
-            name: {"type": _one_type(used.get((tool.name, name), ())), **schema}
-            for name, schema in tool.parameters["properties"].items()
-        }
-        typed.append(ToolSpec(tool.name, tool.description, {**tool.parameters, "properties": properties}))
-    return tuple(typed)
+def _typed(tools: _Same[tuple[ToolSpec, ...]], inferred: tuple[_Seen, ...]) -> tuple[ToolSpec, ...]:
+    return tuple(
+        _typed_tool(_Same(tool), tuple(seen for seen in inferred if seen.tool == tool.name)) for tool in tools.value
+    )
 
 
-def _one_type(seen: Iterable[str]) -> str | list[str]:
+@lru_cache(maxsize=4096)
+def _typed_tool(tool: _Same[ToolSpec], inferred: tuple[_Seen, ...]) -> ToolSpec:
+    used = {seen.parameter: seen.kinds for seen in inferred}
+    name, description, parameters = tool.value.name, tool.value.description, tool.value.parameters
+    properties = {
+        key: {"type": _one_type(used.get(key, ())), **schema} for key, schema in parameters["properties"].items()
+    }
+    return ToolSpec(name, description, {**parameters, "properties": properties})
+
+
+def _one_type(seen: Sequence[str]) -> str | list[str]:
+    if not seen:
+        return "string"
     kinds = set(seen)
     if "number" in kinds:
         kinds.discard("integer")
     if kinds == {"null"}:
         kinds.add("string")
-    inferred = sorted(kinds, key=_JSON_TYPES.index) or ["string"]
+    inferred = sorted(kinds, key=_JSON_TYPES.index)
     return inferred[0] if len(inferred) == 1 else inferred
 
 
@@ -119,6 +136,11 @@ def _read_tool(text: str, start: int, number: int) -> tuple[ToolSpec, int]:
     name = header["name"] if header else ""
     if header is None or not name:
         raise DataError(f"tool {number} has no name: {_excerpt(text, start)}", _HINT)
+    # Tools come again in the lists of other rows: most are known by their text.
+    begin = header.start("name")
+    known = _read_paragraph(text[begin:].partition("\n\n")[0])
+    if known and (follows := _FOLLOWS.match(text, begin + known[1])):
+        return known[0], follows.end()
     # A description may itself say "Parameters: [": the right one is a list, and the next tool or the end follows.
     for marker in _PARAMETERS.finditer(text, header.end()):
         description = text[header.end() : marker.start()]
@@ -132,6 +154,23 @@ def _read_tool(text: str, start: int, number: int) -> tuple[ToolSpec, int]:
         if follows and isinstance(parameters, list):
             return ToolSpec(name, _description(description), _schema(name, parameters)), follows.end()
     raise DataError(f"the parameters of tool {name} are not a JSON list: {_excerpt(text, start)}", _HINT)
+
+
+@lru_cache(maxsize=4096)
+def _read_paragraph(text: str) -> tuple[ToolSpec, int] | None:
+    """Read a tool, from its name on, and where its parameters end; None where that depends on what follows."""
+    header = _NAME.match(text)
+    marker = header and _PARAMETERS.search(text, header.end())
+    if not header or not header["name"] or not marker:
+        return None
+    description = text[header.end() : marker.start()]
+    try:
+        parameters, end = _DECODER.raw_decode(text, marker.end())
+        if "\n" in description or not isinstance(parameters, list):
+            return None
+        return ToolSpec(header["name"], _description(description), _schema(header["name"], parameters)), end
+    except (ValueError, RecursionError, DataError):
+        return None
 
 
 def _description(text: str) -> str:
