@@ -55,6 +55,10 @@ class ToolSpec:
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
 
+    def openai_json(self) -> str:
+        """Return the OpenAI function schema as JSON text with Chinese left readable."""
+        return _ENCODER.encode(self.openai())
+
     @classmethod
     def from_openai(cls, schema: Mapping[str, Any]) -> ToolSpec:
         """Read an OpenAI function schema, with or without its `{"type": "function"}` wrapper."""
@@ -162,7 +166,7 @@ class Sample:
         `tools` is that string, where many samples share it.
         """
         if tools is None:
-            tools = _ENCODER.encode([tool.openai() for tool in self.tools])
+            tools = f"[{', '.join(tool.openai_json() for tool in self.tools)}]"
         return {
             "messages": list(self.messages),
             "stop": list(self.stop),

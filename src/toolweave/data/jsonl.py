@@ -142,7 +142,10 @@ def sample_row(sample: Sample) -> Json:
 
 @cached_by_identity
 def _tools_json(tools: tuple[ToolSpec, ...]) -> str:
-    return str(Sample((), "", tools=tools).to_json()["tools"])
+    return f"[{', '.join(map(_tool_json, tools))}]"
+
+
+_tool_json = cached_by_identity(ToolSpec.openai_json)
 
 
 def writing_error(path: Path, error: OSError) -> DataError:

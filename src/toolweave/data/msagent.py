@@ -7,11 +7,11 @@ Final Answer. Thoughts have no place in an Episode and are left out; everything 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from toolweave.data.jsonl import encode_row
 from toolweave.data.msagent_tools import has_frame, read_system, with_types
 from toolweave.dialects.agentfabric import contains_chinese
 from toolweave.dialects.parsing import read_call
@@ -27,7 +27,6 @@ _FINAL = re.compile(r"^[ \t]*Final[ \t]+Answer[ \t]*[:：]", re.MULTILINE)
 _THOUGHT = re.compile(r"^[ \t]*Thought[ \t]*[:：]", re.MULTILINE)
 _AFTER_OBSERVATION = re.compile("|".join(p.pattern for p in (_THOUGHT, _FINAL, _CALL)), re.MULTILINE)
 _STRAY = re.compile(r"^[ \t]*(?:Action|Action[ \t]+Input|Observation)[ \t]*[:：]", re.MULTILINE)
-_FINITE = json.JSONEncoder(allow_nan=False)
 _SEQUENCE_HINT = "a call is Action, Action Input and Observation, each on its own line; Final Answer ends a turn"
 
 
@@ -143,7 +142,7 @@ def _step(text: str, call: re.Match[str]) -> tuple[Step, int]:
     following = _AFTER_OBSERVATION.search(rest, observation.end())
     end = following.start() if following else len(rest)
     try:
-        _FINITE.encode(read.arguments)
+        encode_row(read.arguments)
     except ValueError as error:
         raise DataError(f"the arguments of {read.name!r} are not JSON: {error}", "use finite numbers") from error
     shown = rest[observation.end() : end].removeprefix(" ").strip("\n")
