@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,10 +103,14 @@ def choose(page: Page, field: str, value: str) -> None:
 
 
 def read_aloud(page: Page) -> None:
-    """Fail for what a screen reader or a weak eye cannot make out."""
-    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
-    serious = {fault["id"]: fault["nodes"][0]["html"] for fault in found if fault["impact"] in ("serious", "critical")}
-    assert not serious
+    """Fail for what a screen reader or a weak eye cannot make out: wide and narrow, light and dark."""
+    for width, dark in product((390, 1440), (True, False)):
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", dark)
+        page.wait_for_function("!document.getAnimations().some((each) => each instanceof CSSTransition)")
+        found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
+        serious = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+        assert not [(fault["id"], fault["nodes"][0]["html"]) for fault in serious], (width, dark)
 
 
 def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace, bpe_model_dir: Path) -> None:
