@@ -1,4 +1,4 @@
-"""The endpoints of the hubs that a push of a data set uses (and a pull, of Hugging Face), on this machine."""
+"""The endpoints of the hubs that pushing and pulling a data set uses, on this machine."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class HubServer:
 
 
 class ModelScopeServer:
-    """Keeps the blobs and the commits of data sets; `visibility` holds what each creation asked for, 1 is private."""
+    """Keeps the blobs and the paths they were committed as, in order; `visibility` holds what each creation asked for, 1 is private."""
 
     def __init__(self) -> None:
         self.visibility: list[str] = []
@@ -90,6 +90,8 @@ class ModelScopeServer:
             (f"{repo}/info/lfs/objects/batch", self.batch, "POST"),
             (f"{repo}/commit/master", self.commit, "POST"),
             ("/blob", self.blob, "PUT"),
+            ("/api/v1/datasets/{owner}/{name}/repo/tree", self.tree, "GET"),
+            ("/api/v1/datasets/{owner}/{name}/repo", self.file, "GET"),
         ):
             self.app.add_api_route(path, endpoint, methods=[method], response_model=None)
 
@@ -118,6 +120,17 @@ class ModelScopeServer:
     async def blob(self, request: Request) -> Any:
         self.blobs.append(await request.body())
         return {"Code": 200, "Success": True, "Data": {}}
+
+    async def tree(self) -> Any:
+        files = [
+            {"Path": path, "Type": "blob", "Size": len(blob), "Sha256": hashlib.sha256(blob).hexdigest()}
+            for path, blob in zip(self.committed, self.blobs, strict=True)
+        ]
+        return {"Code": 200, "Success": True, "Data": {"Files": files}}
+
+    async def file(self, request: Request) -> Response:
+        at = self.committed.index(request.query_params["FilePath"])
+        return Response(self.blobs[at], media_type="application/octet-stream")
 
     async def commit(self, request: Request) -> Any:
         self.committed += [action["path"] for action in (await request.json())["actions"]]

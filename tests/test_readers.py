@@ -316,13 +316,14 @@ def test_what_is_pushed_to_a_hub_comes_back(tmp_path: Path) -> None:
         assert "6 samples with 2 calls" in _data(env, "convert", "HF::me/mine", str(tmp_path / "out.jsonl"))
 
 
-def test_a_data_set_pushed_to_modelscope_is_private(tmp_path: Path) -> None:
+def test_what_is_pushed_to_modelscope_is_private_and_comes_back(tmp_path: Path) -> None:
     hub = ModelScopeServer()
     (tmp_path / "train.jsonl").write_text(json.dumps(SHAREGPT))
     with serve(hub.app) as url:
         home = {"HOME": str(tmp_path), "MODELSCOPE_CACHE": str(tmp_path / "cache"), "MODELSCOPE_API_TOKEN": "ms-x"}
         env = {**home, "MODELSCOPE_ENDPOINT": url, "MODELSCOPE_DOMAIN": url.removeprefix("http://")}
         _data(env, "push", str(tmp_path / "train.jsonl"), "MS::me/mine")
+        assert "3 samples with 1 calls" in _data(env, "convert", "MS::me/mine", str(tmp_path / "out.jsonl"))
     assert (hub.visibility, hub.committed, hub.blobs) == (["1"], ["train.jsonl"], [json.dumps(SHAREGPT).encode()])
 
 
