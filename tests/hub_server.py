@@ -75,7 +75,7 @@ class HubServer:
 
 
 class ModelScopeServer:
-    """Keeps blobs, and the paths they were committed as; `visibility` holds what each creation asked for, 1 is private."""
+    """Keeps blobs and the paths they were committed as; `visibility` is what each creation asked for, 1 is private."""
 
     def __init__(self) -> None:
         self.visibility: list[str] = []
