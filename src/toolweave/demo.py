@@ -2,7 +2,7 @@
 
 Every step is a command of its own, printed as it runs, from files to files. A finished step is
 reused when nothing it depends on has changed, so an interrupted demo goes on where it was. How much is
-learned depends on how fast the machine is: all steps together are to take half an hour.
+learned depends on how fast the machine is: all steps together are to take as long as one has, half an hour if not told.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ from toolweave.models.base_models import resolve
 from toolweave.serving.process import serve_model
 from toolweave.training.checkpoint import best_checkpoint
 
-# As many visits are trained on as this machine learns in what is left of half an hour, within these bounds.
-_SECONDS = 1800
-LEAST_VISITS, MOST_VISITS = 220, 6000
+# As many visits are trained on as this machine learns in the time that is left, within these bounds.
+LEAST_VISITS, MOST_VISITS = 220, 24_000
 # Merging and the visits after take as long together as the visits before; this is for chats, evaluations, starting, and
 # what cannot be foreseen.
 _RESERVE_SECONDS = 180
@@ -121,8 +120,8 @@ class _PeakMemory:
             self.peak_mb = max(self.peak_mb, total / 2**20)
 
 
-def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) -> None:
-    """Run the loop on `model` and write everything into `output`; `fresh` starts over.
+def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60, minutes: int = 30) -> None:
+    """Run the loop on `model` within `minutes` and write everything into `output`; `fresh` starts over.
 
     Raises ToolweaveError when the model cannot be used or a step fails.
     """
@@ -142,7 +141,11 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
 
     steps.run("visits before", (model, asked), lambda: visit_model(model, base_visits, chosen))
     before = steps.done["visits before"].seconds
-    steps.run("speed", (model, LEAST_VISITS, MOST_VISITS), lambda: _choose_size(model, before, size))
+    steps.run(
+        "speed",
+        (model, minutes, LEAST_VISITS, MOST_VISITS),
+        lambda: _choose_size(model, 60 * minutes - before, before, size),
+    )
     training_visits = int(json.loads(size.read_text("utf-8"))["training_visits"])
     steps.run(
         "data", (training_visits, _CHATS, _SELF_COGNITION), lambda: _synthesize(samples, validation, training_visits)
@@ -178,8 +181,8 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60) ->
     _console.print(f"report: {output / 'report.html'}\nserve the tuned model: toolweave deploy --ckpt_dir {merged}")
 
 
-def _choose_size(model: str, before: float, target: Path) -> None:
-    """Learn a few groups of visits and write how many visits can be learned after `before` seconds of visits."""
+def _choose_size(model: str, seconds: float, after: float, target: Path) -> None:
+    """Learn a few groups of visits and write how many fit into `seconds`, of which the visits after take `after`."""
     started = time.monotonic()
     with TemporaryDirectory() as folder:
         samples, run = Path(folder) / "samples.jsonl", Path(folder) / "run"
@@ -188,7 +191,7 @@ def _choose_size(model: str, before: float, target: Path) -> None:
         _sft(samples, model, run, "--dataset_test_ratio", "0")
         last = json.loads((run / "logging.jsonl").read_text("utf-8").splitlines()[-1])
     a_group = last["seconds"] / len(groups)
-    left = _SECONDS - 2 * before - (time.monotonic() - started) - _RESERVE_SECONDS
+    left = seconds - after - (time.monotonic() - started) - _RESERVE_SECONDS
     visits = min(max(int(left / a_group) * VISITS_PER_GROUP, LEAST_VISITS), MOST_VISITS)
     target.write_text(json.dumps({"training_visits": visits, "seconds_a_group": a_group}), "utf-8")
     _console.print(f"{a_group:.1f} s for {VISITS_PER_GROUP} visits: training on {visits} of them")

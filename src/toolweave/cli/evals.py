@@ -256,6 +256,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", help="Folder to write to.")] = Path("output/demo"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, reuse no finished step.")] = False,
     visits: Annotated[int, typer.Option("--visits", min=1, help="How many held-out visits to run.")] = 60,
+    minutes: Annotated[int, typer.Option("--minutes", min=1, help="All steps together; more learn more.")] = 30,
 ) -> None:
     """Run the whole loop: visits before, data, fine-tune, merge, serve, visits after, report.
 
@@ -263,7 +264,7 @@ def demo(
     """
     from toolweave.demo import run_demo
 
-    run_demo(model, output, fresh, visits)
+    run_demo(model, output, fresh, visits, minutes)
 
 
 def register(app: typer.Typer) -> None:
