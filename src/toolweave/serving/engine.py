@@ -256,7 +256,7 @@ class Engine:
         if was_prefilling:
             self._prefixes.insert(row.generation.prompt, lambda start, stop: self._cache.read(segment.row, start, stop))
         params, guide = row.generation.params, row.generation.guide
-        allowed = logits if guide is None else guide.limit(logits)
+        allowed = logits if guide is None else guide.limit(logits, self._left(row))
         if params.temperature > 0:
             token = params.sample(allowed, row.random)
         else:
@@ -293,11 +293,16 @@ class Engine:
         guide = generation.guide
         generation.put(Piece(row.text.push(token, may_stop=guide is None or guide.may_stop), logprobs))
         stopped = row.text.stopped or (guide is not None and guide.done)
-        made = generation.usage.completion_tokens
-        if not stopped and made < generation.params.max_tokens and len(row.tokens) < self.max_length:
+        if not stopped and self._left(row):
             return None
         generation.put(Piece(row.text.flush()))
         return FinishReason.STOP if stopped else FinishReason.LENGTH
+
+    def _left(self, row: _Row) -> int:
+        """Return how many tokens a reply may still have."""
+        generation = row.generation
+        asked = generation.params.max_tokens - generation.usage.completion_tokens
+        return max(0, min(asked, self.max_length - len(row.tokens)))
 
     def _index(self, row: _Row) -> int:
         return next(index for index, other in enumerate(self._rows) if other is row)

@@ -7,8 +7,9 @@ dialect alone: its frame is cut out of a call that the dialect wrote.
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,9 @@ from toolweave.errors import ToolweaveError
 from toolweave.types import Json, Lang, ToolCall, ToolSpec
 
 _MAX_GRAMMAR = 256 * 1024  # characters
+# This near to a reply's limit it is first asked how long its call would take to close; with no more tokens than so to
+# spare it is closed, as the next one may begin something that has to be said whole.
+_FAR, _SPARE = 512, 24
 # As json.dumps writes it, which is what models of this package learn.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _PROBE_NAME, _PROBE_ARGUMENTS = "probe_name", {"probe": 0}
@@ -32,11 +36,48 @@ class GuideError(ToolweaveError):
     """A schema or grammar that cannot be followed."""
 
 
-class Guide:
-    """Follows one reply through a grammar."""
+class _Closer:
+    """Finds a short way to the end of a call or a JSON text, for a reply that has few tokens left."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, vocabulary: Mapping[str, int]) -> None:
+        # Punctuation is spelled as itself in the vocabularies of byte-level and of SentencePiece tokenizers.
+        def ids(pattern: str) -> np.ndarray:
+            return np.array([token for text, token in vocabulary.items() if re.fullmatch(pattern, text)], dtype=int)
+
+        self._quote, self._bracket, self._comma = ids(r'"[}\]]*'), ids(r"[}\]]+"), ids(r",.?")
+        self._letters = ids("[qzK]")
+
+    def way(self, matcher: LLMatcher, most: int) -> list[int] | None:
+        """Return at most `most` tokens that lead from here to where the reply may end; None if none are found."""
+        ahead, found = matcher.deep_copy(), list[int]()
+        while not ahead.is_accepting():
+            tokens = ahead.compute_ff_tokens() or [self._next(_allowed(ahead))]
+            if len(found) + len(tokens) > most or not ahead.consume_tokens(tokens):
+                return None
+            found += tokens
+        return found
+
+    def _next(self, allowed: np.ndarray) -> int:
+        in_text = bool(len(self._letters)) and bool(allowed[self._letters].all())
+        for wanted in (self._quote,) if in_text else (self._bracket, self._comma, self._quote):
+            if (fitting := wanted[allowed[wanted]]).size:
+                return int(fitting[0])
+        return int(allowed.argmax())
+
+
+def _allowed(matcher: LLMatcher) -> np.ndarray:
+    """Return which tokens may come next, as booleans."""
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return np.unpackbits(bits, bitorder="little").astype(bool)
+
+
+class Guide:
+    """Follows one reply through a grammar, and closes a call before its tokens run out."""
+
+    def __init__(self, matcher: LLMatcher, closer: _Closer) -> None:
+        self._matcher, self._closer = matcher, closer
+        self._way: list[int] = []
+        self._look_at = _FAR
 
     @property
     def done(self) -> bool:
@@ -48,17 +89,32 @@ class Guide:
         """Whether the reply may end here; not so inside a call, where a stop word is only text."""
         return bool(self._matcher.is_accepting())
 
-    def limit(self, logits: Tensor) -> Tensor:
-        """Return logits [vocabulary] with the tokens that may not come next at minus infinity."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        allowed = torch.from_numpy(np.unpackbits(bits, bitorder="little")[: len(logits)]).bool()
+    def limit(self, logits: Tensor, left: int) -> Tensor:
+        """Return logits [vocabulary] with the tokens that may not come next at minus infinity.
+
+        With `left` tokens to go, this one included, and a call not closed in them otherwise, only what closes it may.
+        """
+        if not self._way and left <= self._look_at and not self.may_stop:
+            self._look(left)
+        allowed = torch.from_numpy(_allowed(self._matcher)[: len(logits)])
         self._check()
+        if self._way:
+            allowed = torch.zeros_like(allowed)
+            allowed[self._way[0]] = True
         return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
     def accept(self, token: int) -> None:
         """Go on by a token that was chosen. Raises GuideError when the grammar grows beyond its limits."""
         self._matcher.consume_token(token)
+        self._way = self._way[1:]
         self._check()
+
+    def _look(self, left: int) -> None:
+        way = self._closer.way(self._matcher, left)
+        spare = left - len(way) if way else left
+        if way and spare <= _SPARE:
+            self._way = way
+        self._look_at = left - max(1, (spare - _SPARE) // 2)
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -70,6 +126,7 @@ class Guides:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, end_ids: Sequence[int]) -> None:
         self._source = tokenizer, vocabulary, list(end_ids)
+        self._closer = _Closer(tokenizer.get_vocab())
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()
 
@@ -83,7 +140,7 @@ class Guides:
         guide = LLMatcher(self._prepared(), grammar, log_level=0)
         if guide.is_error():
             raise GuideError(f"the schema cannot be followed: {_first_line(guide.get_error())}")
-        return Guide(guide)
+        return Guide(guide, self._closer)
 
     def _prepared(self) -> LLTokenizer:
         with self._lock:
