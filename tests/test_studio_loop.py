@@ -26,6 +26,7 @@ from toolweave.studio.runs import Runs, RunStatus
 from toolweave.studio.workspace import Workspace
 from toolweave.traces.trace import Exchange, FeedbackKind, ModelReply, Verdict
 from toolweave.types import Lang, ToolSpec
+from waiting import wait_until
 
 CHROMIUM = Path("/usr/bin/chromium")
 SLOW = 300_000  # milliseconds: a busy machine must not fail a test
@@ -219,3 +220,18 @@ def test_from_a_correction_to_a_model_in_use(page: Page, studio: SimpleNamespace
     page.locator("#traces-accept-all").click()
     page.locator("#traces-counts .unreviewed").get_by_text("0 unreviewed").wait_for()
     assert store.trace(hostile).review.verdict is Verdict.REJECTED  # what was reviewed stays as it was
+    said = {trace.id for trace in store.traces()}
+
+    tab(page, "Compare")
+    page.get_by_role("tab", name="Side by side").click()
+    page.locator("#compare-ask textarea").fill("塔什库尔干热吗")
+    page.locator("#compare-send").click()
+    wait_until(lambda: store.counts().traces >= len(said) + 2)
+    tab(page, "Traces")
+    page.locator("#traces-refresh").click()
+    page.locator("#traces-counts .unreviewed").get_by_text(re.compile("[1-9]")).wait_for()
+    page.locator("#traces-reject-all").click()
+    page.locator("#traces-counts .unreviewed").get_by_text("0 unreviewed").wait_for()
+    new = [trace for trace in store.traces() if trace.id not in said]
+    assert {trace.review.verdict for trace in new} == {Verdict.REJECTED}
+    assert store.trace(called).review.verdict is Verdict.ACCEPTED
