@@ -123,7 +123,7 @@ def test_labels_are_coloured_in_terminal_and_page(tmp_path: Path) -> None:
     rows = prepare([sample("<b>yes</b>", id="row <1>")], TEMPLATE, LIMIT, Strategy.ERROR)
     terminal = Console(file=StringIO(), force_terminal=True, color_system="standard", width=200)
     print_audit(rows.kept, rows, TEMPLATE, terminal)
-    text = terminal.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    text = terminal.file.getvalue()
     assert "\x1b[1;32m<b>yes</b>\x1b[0m" in text
     assert re.search(r"\x1b\[[\d;]*33m<\|im_end\|>", text)
     write_audit(rows.kept, rows, TEMPLATE, tmp_path / "audit.html")

@@ -90,7 +90,7 @@ def test_tokens_show_what_is_learned_and_where_it_stops(store: TraceStore, tiny_
     learned, stop = page.select("pre mark")
     assert learned.text.strip() == "晴，12度。"
     assert stop.text == "<|im_end|>"
-    assert "朝阳区天气怎样？" in page.select_one("pre .prompt").text  # type: ignore[union-attr]  # it is there
+    assert "朝阳区天气怎样？" in page.select_one("pre .prompt").text
 
 
 def test_a_batch_verdict_leaves_what_was_reviewed(store: TraceStore, tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ def store(tmp_path: Path) -> Any:
 
 
 def record(store: TraceStore, messages: Sequence[Message], reply: str, finish: str = "stop", **request: Any) -> str:
-    record.clock += 1.0  # type: ignore[attr-defined]
+    record.clock += 1.0
     body = {"model": "m", "messages": list(messages), "stop": list(DIALECT.stop), **request}
-    return store.record(Exchange(body, ModelReply(reply, finish_reason=finish), record.clock, 0.1))  # type: ignore[attr-defined]
+    return store.record(Exchange(body, ModelReply(reply, finish_reason=finish), record.clock, 0.1))
 
 
-record.clock = 0.0  # type: ignore[attr-defined]
+record.clock = 0.0
 
 
 def visit(

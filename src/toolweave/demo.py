@@ -2,7 +2,7 @@
 
 Every step is a command of its own, printed as it runs, from files to files. A finished step is
 reused when nothing it depends on has changed, so an interrupted demo goes on where it was. How much is
-learned depends on how fast the machine is: all steps together are to take as long as one has, half an hour if not told.
+learned depends on how fast the machine is: all steps together are to take half an hour, or as long as they are given.
 """
 
 from __future__ import annotations

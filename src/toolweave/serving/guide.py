@@ -39,10 +39,12 @@ class GuideError(ToolweaveError):
 class _Closer:
     """Finds a short way to the end of a call or a JSON text, for a reply that has few tokens left."""
 
-    def __init__(self, vocabulary: Mapping[str, int]) -> None:
-        # Punctuation is spelled as itself in the vocabularies of byte-level and of SentencePiece tokenizers.
+    def __init__(self, tokens: Mapping[str, int], vocabulary: int) -> None:
+        # Punctuation is spelled as itself by byte-level and by SentencePiece tokenizers.
+        # A tokenizer may have more tokens than its model has logits.
         def ids(pattern: str) -> np.ndarray:
-            return np.array([token for text, token in vocabulary.items() if re.fullmatch(pattern, text)], dtype=int)
+            found = [token for text, token in tokens.items() if token < vocabulary and re.fullmatch(pattern, text)]
+            return np.array(found, dtype=int)
 
         self._quote, self._bracket, self._comma = ids(r'"[}\]]*'), ids(r"[}\]]+"), ids(r",.?")
         self._letters = ids("[qzK]")
@@ -126,7 +128,7 @@ class Guides:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, end_ids: Sequence[int]) -> None:
         self._source = tokenizer, vocabulary, list(end_ids)
-        self._closer = _Closer(tokenizer.get_vocab())
+        self._closer = _Closer(tokenizer.get_vocab(), vocabulary)
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()
 

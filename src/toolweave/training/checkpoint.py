@@ -151,7 +151,7 @@ def restore(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor
     if any(_is_in_zero(weight) for weight in trained.values()):
         raise ModelError(
             "a DeepSpeed job cannot go on from a checkpoint",
-            "go on with torchrun, or with accelerate and FSDP: its checkpoints are the same",
+            "go on under torchrun, or FSDP, which take the same checkpoints",
         )
     saved = {name.removeprefix("weight:") for name in tensors if name.startswith("weight:")}
     if saved != set(trained):

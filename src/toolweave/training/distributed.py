@@ -80,7 +80,7 @@ class Workers:
 
     def accumulate(self, *, last: bool) -> AbstractContextManager[None]:
         """Return the context of a micro-batch's forward and backward pass: gradients are summed with the last one."""
-        self._accelerator.sync_gradients = last
+        self._accelerator.sync_gradients = last  # DeepSpeed goes by this
         if last or self.count == 1:
             return nullcontext()
         return cast(AbstractContextManager[None], self._accelerator.no_sync(self._module))
