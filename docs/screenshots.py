@@ -81,6 +81,7 @@ def _visit(page: Page, lang: str, width: int) -> None:
             _take(page, f"{name}-{lang}-{'dark' if dark else 'light'}-{width}")
         if width < 800:
             page.locator("#chat").scroll_into_view_if_needed()
+            page.wait_for_timeout(600)
             _take(page, f"preview-{lang}-{'dark' if dark else 'light'}-{width}")
 
 

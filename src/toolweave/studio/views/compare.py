@@ -35,7 +35,9 @@ def build(studio: Studio) -> None:
     """Make the view in the open tab."""
     view, text = _View(studio), studio.text
     with gr.Row(elem_id="compare-models", equal_height=True):
-        models = [gr.Dropdown([], label=text(f"compare.{side}"), elem_id=f"compare-{side}") for side in _SIDES]
+        models = [
+            gr.Dropdown([], label=text(f"compare.{side}"), elem_id=f"compare-{side}", min_width=260) for side in _SIDES
+        ]
     with gr.Row():
         uses = [gr.Button(text(f"compare.use_{side}"), size="sm", elem_id=f"compare-use-{side}") for side in _SIDES]
     said = gr.HTML(elem_id="compare-said", padding=False)

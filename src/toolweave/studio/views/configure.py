@@ -30,7 +30,7 @@ def build(studio: Studio) -> None:
     with gr.Row(elem_id="identity"):
         avatar = gr.Image(
             label=text("configure.avatar"), type="filepath", height=150, width=150, scale=0, min_width=150,
-            sources=["upload"], elem_id="avatar", buttons=[],
+            sources=["upload"], elem_id="avatar", buttons=[], placeholder=text("configure.avatar_add"),
         )  # fmt: skip
         with gr.Column(scale=1, min_width=180):
             name = gr.Textbox(

@@ -33,7 +33,7 @@ def build(studio: Studio) -> None:
         file = gr.File(label=text("publish.import_file"), file_types=[".zip"], height=110, elem_id="import-file")
         with gr.Row(equal_height=True):
             url = gr.Textbox(label=text("publish.import_url"), placeholder="https://…/agent.zip", scale=4)
-            go = gr.Button(text("publish.import_go"), size="sm", scale=1, min_width=80)
+            go = gr.Button(text("publish.import_go"), size="sm", scale=1, min_width=80, elem_classes="beside")
         imported = gr.Markdown(elem_id="imported")
     with gr.Group(elem_classes="card"):
         gr.Markdown(f"### {text('publish.share')}\n{text('publish.share_info')}")

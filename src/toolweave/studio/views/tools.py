@@ -143,19 +143,23 @@ def _openapi(studio: Studio) -> None:
     schema = gr.Textbox(label=text("configure.openapi_schema"), lines=5, max_lines=14, elem_id="openapi-schema")
     with gr.Row(equal_height=True):
         url = gr.Textbox(label=text("configure.openapi_url"), placeholder="https://…", scale=4)
-        fetch = gr.Button(text("configure.openapi_fetch"), size="sm", scale=1, min_width=80)
+        fetch = gr.Button(text("configure.openapi_fetch"), size="sm", scale=1, min_width=80, elem_classes="beside")
     with gr.Row():
         kind = gr.Radio(_AUTH, value="bearer", label=text("configure.openapi_auth"))
         secret = gr.Textbox(label=text("configure.entry_api_key"), type="password")
     go = gr.Button(text("configure.openapi_import"), variant="primary", size="sm", elem_id="openapi-import")
     result = gr.Markdown(elem_id="openapi-result")
+    # The plugin that was last shown: the next agent's takes the place of what is typed only if it is another one.
+    known = gr.State({})
 
-    def show(agent: str, request: gr.Request) -> tuple[Any, Any]:
+    def show(agent: str, before: Json, request: gr.Request) -> tuple[Any, Any, Any]:
         plugin = studio.home(request).agent(agent).plugin if agent else {}
+        if plugin == before:
+            return gr.skip(), gr.skip(), gr.skip()
         given = plugin.get("schema") or ""
         shown = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, indent=2)
         named = str((plugin.get("auth") or {}).get("apikey_type") or "").lower()
-        return shown, named if named in _AUTH else "bearer"
+        return shown, named if named in _AUTH else "bearer", plugin
 
     def get(url: str) -> tuple[Any, str]:
         try:
@@ -177,7 +181,7 @@ def _openapi(studio: Studio) -> None:
         lines += [text("configure.openapi_skipped", why=why) for why in imported.skipped]
         return revision + 1, "", "\n\n".join(lines)
 
-    studio.agent.change(show, studio.agent, [schema, kind], **_QUIET)
+    gr.on([studio.agent.change, studio.revision.change], show, [studio.agent, known], [schema, kind, known], **_QUIET)
     fetch.click(get, url, [schema, result], **_QUIET)
     go.click(take, [studio.agent, studio.revision, schema, kind, secret], [studio.revision, secret, result], **_QUIET)
 
