@@ -32,8 +32,14 @@ expect.set_options(timeout=120_000)
 
 
 def main() -> None:
-    """Start the Studio and take the pictures."""
+    """Take the pictures of both languages."""
     FOLDER.mkdir(exist_ok=True)
+    for lang in WORDS:
+        _walk(lang)
+
+
+def _walk(lang: str) -> None:
+    """Start the Studio for somebody new, who opens it in one language, and take the pictures."""
     port = free_port()
     with TemporaryDirectory() as folder, serve(scripted_llm()) as llm:
         workspace = Workspace(Path(folder))
@@ -47,14 +53,12 @@ def main() -> None:
                 browser = playwright.chromium.launch(
                     executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-background-networking"]
                 )
-                for lang in WORDS:
-                    for width in (1440, 390):
-                        size = {"width": width, "height": 940}
-                        page = browser.new_page(viewport=size, locale=LOCALES[lang])
-                        page.set_default_timeout(120_000)
-                        page.goto(f"http://127.0.0.1:{port}/{lang}/")
-                        _visit(page, lang, width)
-                        page.close()
+                for width in (1440, 390):
+                    page = browser.new_page(viewport={"width": width, "height": 940}, locale=LOCALES[lang])
+                    page.set_default_timeout(120_000)
+                    page.goto(f"http://127.0.0.1:{port}/{lang}/")
+                    _visit(page, lang, width)
+                    page.close()
                 browser.close()
         finally:
             server.terminate()
@@ -68,6 +72,7 @@ def _visit(page: Page, lang: str, width: int) -> None:
     page.locator("#model input").click()
     page.get_by_role("option", name="qwen3-4b").first.click()
     expect(page.locator("#about")).to_contain_text("qwen3-4b")
+    expect(page.locator(".toast-body")).to_have_count(0)
     page.locator("#ask textarea").fill(str(WORDS[lang]["ask"]))
     page.locator("#ask textarea").press("Enter")
     expect(page.locator("#chat img")).to_be_visible()

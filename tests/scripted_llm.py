@@ -11,6 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from toolweave.dialects.agentfabric import contains_chinese
+
 _PLACE = re.compile(r"朝阳区|杭州|上海|Boston|Paris")
 _PICTURE = re.compile(r"!\[IMAGEGEN\]\([^)]*\)")
 _RESULT = re.compile(r"<result>(.*?)</result>", re.DOTALL)
@@ -43,7 +45,8 @@ def reply_to(messages: list[dict[str, Any]]) -> str:
     if "RichConfig" in messages[0]["content"]:
         return _build(asked)
     # In front of the question stands what role is played and which tools there are.
-    question = re.sub(r"^\([^)]*\)", "", asked.partition("工具调用")[0])
+    question = re.sub(r"^\([^)]*\)", "", re.split("工具调用|Tool Invocation", asked)[0])
+    chinese = contains_chinese(question)
     results = _RESULT.findall(asked)
     if number := re.search(r"#\d+", question):
         return f"收到 {number[0]}。"
@@ -59,13 +62,16 @@ def reply_to(messages: list[dict[str, Any]]) -> str:
         calls.append(("image_gen", {"text": question[-40:], "resolution": "1024*1024"}))
     if len(results) < len(calls):
         name, arguments = calls[len(results)]
-        lead = "好的，我来查。\n" if not results else "\n"
-        return f"{lead}工具调用\nAction: {name}\nAction Input: {json.dumps(arguments, ensure_ascii=False)}\n"
+        lead, word = ("好的，我来查。", "工具调用") if chinese else ("Let me look.", "Tool Invocation")
+        shown = json.dumps(arguments, ensure_ascii=False)
+        return f"{'' if results else lead}\n{word}\nAction: {name}\nAction Input: {shown}\n"
     pictures = "".join(_PICTURE.findall(asked)[-1:])
     weather = next((text.replace("[simulated] ", "") for text in results if "IMAGEGEN" not in text), "")
     if "代码" in question and results:
         return f"结果：{results[0].strip()}"
-    return f" {weather or '这是为您画的：' if results else '我可以查天气，也可以画画。'}{pictures}"
+    if not results:
+        return " 我可以查天气，也可以画画。" if chinese else " I can look up the weather, and draw."
+    return f" {weather or ('这是为您画的：' if chinese else 'Here you are:')}{pictures}"
 
 
 def _build(asked: str) -> str:

@@ -51,7 +51,7 @@ def _verdict(result: GateResult, text: Text, lang: Lang) -> str:
     told = text(f"compare.verdict_{result.verdict}")
     return (
         f'<p class="notice {result.verdict}"><b>{text("compare.verdict")} · {told}</b></p>'
-        f"<table><tbody>{rows}</tbody></table>"
+        f'<table class="rulings"><tbody>{rows}</tbody></table>'
     )
 
 
