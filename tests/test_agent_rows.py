@@ -78,6 +78,21 @@ def test_a_request_says_every_value_of_its_call() -> None:
                 assert step.call.arguments["city"] in turn.query
 
 
+def test_a_request_is_about_what_is_asked_not_about_what_could_be() -> None:
+    city, days = {"type": "string", "description": "城市名称"}, {"type": "integer", "description": "预报天数"}
+    schema = {"type": "object", "properties": {"city": city, "days": days}, "required": ["city", "days"]}
+    tool, counted = ToolSpec("forecast", "获取指定城市未来几天的天气预报。", schema), set[bool]()
+    for episode in AgentRows(AgentTools((tool,)), seed=1).drafts(10):
+        asked = episode.turns[0].query
+        match episode.meta["kind"]:
+            case Kind.ONE_CALL:
+                counted.add(f"未来{episode.turns[0].steps[0].call.arguments['days']}天" in asked)
+            case Kind.MISSING:
+                assert "指定" not in asked
+                assert "城市未来" not in asked
+    assert True in counted, "no request says a number of days where the description says a few"
+
+
 def test_the_same_seed_gives_the_same_rows() -> None:
     def rows(seed: int) -> list[Json]:
         drafts = AgentRows(AgentTools(TOOLS), seed).drafts(10)

@@ -44,6 +44,9 @@ _TAIL = {
     Lang.ZH: re.compile(r"(?:的?(?:名称|名字|编号|标识符?|代码|ID))+$"),
     Lang.EN: re.compile(r"\s*\b(?:name|id|code|identifier)s?$", re.I),
 }
+_COUNT = re.compile(r"^\d+\s*(\D+)$")
+_FEW = {Lang.ZH: "(?:数|几|若干){unit}", Lang.EN: r"\b(?:a few|few|several) {unit}"}
+_OF = "at|in|of|for|by|to|from|on"
 _SENTENCE = re.compile(r"[。！；\n]|\.(?:\s|$)|;\s")
 
 
@@ -124,6 +127,9 @@ class Requests:
         for word, others in phrase_book()["synonyms"][self._lang].items():
             if word in text.lower() and self._rng.random() < 0.35:
                 text = re.sub(re.escape(word), self._rng.choice(others), text, count=1, flags=re.IGNORECASE)
+        # A name in brackets is said by few.
+        if self._rng.random() < 0.8:
+            text = re.sub(r"[(（][^()（）]*[)）]", "", text)
         return re.sub(r"\s{2,}", " ", text).strip()
 
     def _fill(
@@ -133,6 +139,12 @@ class Requests:
         lang, rng, left = self._lang, self._rng, dict(values)
         given, by = _GIVEN[lang]
         for name, value in values.items():
+            # "the next few days" gives way to "the next 5 days".
+            counted = _COUNT.search(value.text)
+            if counted and (few := re.search(_FEW[lang].format(unit=counted[1]), text)):
+                text = text[: few.start()] + value.text + text[few.end() :]
+                del left[name]
+                continue
             nouns = self._nouns(tool, name)
             noun = "|".join(map(re.escape, nouns))
             plain = f"{value.text}的" if lang is Lang.ZH and rng.random() < 0.2 else value.text
@@ -146,14 +158,23 @@ class Requests:
                     + text[found.end() :]
                 )
                 del left[name]
-        # What the user leaves open, the description still calls "specified".
-        text = re.sub(r"(?:指定|给定|特定)的?" if lang is Lang.ZH else r"\b(?:specified|given)\s+", "", text)
+        text = self._unasked(tool, text, values)
         if span := self._span(left):
             text = f"{text} {span}" if lang is Lang.EN else f"{span}的{text}" if looks_up else f"{span}{text}"
         elif looks_up and left and len(left) == len(values) and rng.random() < 0.7:
             first = left.pop(next(iter(left))).text
             text = f"{first}的{text}" if lang is Lang.ZH else f"{text} {rng.choice(('for', 'of', 'for'))} {first}"
         return text, left
+
+    def _unasked(self, tool: ToolSpec, text: str, values: Mapping[str, Value]) -> str:
+        """Drop what the description speaks of and the user does not: "the weather at a specified airport"."""
+        lang, given = self._lang, _GIVEN[self._lang][0]
+        for name in tool.parameters.get("properties") or {}:
+            if name not in values:
+                noun = "|".join(map(re.escape, self._nouns(tool, name)))
+                of = f"{given}(?:{noun})的?" if lang is Lang.ZH else f"\\s(?:{_OF}) {given}(?:{noun})\\b"
+                text = re.sub(of, "", text, flags=re.IGNORECASE) or text
+        return re.sub(r"(?:指定|给定|特定)的?" if lang is Lang.ZH else r"\b(?:specified|given)\s+", "", text)
 
     def _span(self, left: dict[str, Value]) -> str:
         """Take two values that are the ends of something, and return how they are said together; "" without such."""
@@ -187,7 +208,7 @@ def _head(text: str, lang: Lang) -> str:
     if lang is Lang.ZH:
         head = text.rpartition("的")[2]
         return head if len(head) > 1 and head not in ("信息", "数据", "列表", "情况", "详情") else text
-    head = re.split(r"\s(?:at|in|of|for|by|to|from|based|using|with|on)\s", text)[0]
+    head = re.split(rf"\s(?:{_OF}|based|using|with)\s", text)[0]
     return text if re.fullmatch(r"(?:(?:an?|the) )?(?:\w*list|set|number|details?|information|data)s?", head) else head
 
 

@@ -35,7 +35,12 @@ _CHOICES = re.compile(
 _DATE_FORMAT = re.compile(r"y{4}([-/.年]?)m{2}[-/.月]?d{2}", re.IGNORECASE)
 _ENDS = re.compile(r"\b(end|to|until|till|max|return|checkout)\b|结束|截止|终止|返回", re.IGNORECASE)
 _DATE = re.compile(r"\b(date|day|birthday)\b|日期", re.IGNORECASE)
-_UNIT = re.compile(r"\b(hours|minutes|days|weeks|months|years|people|km|meters)\b|(小时|分钟|天|周|个月|公里|米|元|人)")
+# Of these people ask for a few.
+_LONG_UNITS = {"days", "weeks", "months", "years", "天", "周", "个月"}
+_UNIT = {
+    Lang.ZH: re.compile("小时|分钟|天|周|个月|公里|米|元|人"),
+    Lang.EN: re.compile(r"\b(?:hours|minutes|days|weeks|months|years|people|km|meters)\b"),
+}
 
 
 class Value(NamedTuple):
@@ -128,10 +133,12 @@ def _said(value: Any, lang: Lang) -> Value:
 
 def _number(name: str, schema: Mapping[str, Any], lang: Lang, rng: random.Random, *, whole: bool) -> Value:
     text = f"{words(name)} {schema.get('description') or ''}"
-    unit = _UNIT.search(text)
-    low, high = (
-        (2000, 2026) if re.search(r"\byear\b|年份", text) else (1, rng.choice((10, 72) if unit else (10, 100, 1000)))
-    )
+    unit = _UNIT[lang].search(text)
+    low, high = 1, rng.choice((10, 72) if unit else (10, 100, 1000))
+    if unit and unit[0] in _LONG_UNITS:
+        high = 14
+    if re.search(r"\byear\b|年份", text):
+        low, high = 2000, 2026
     if re.search(r"\b(lat|latitude|lon|lng|longitude)\b|纬度|经度", text):
         low, high = -60, 60
     low = schema.get("minimum", min(low, schema.get("maximum", low)))
@@ -139,7 +146,7 @@ def _number(name: str, schema: Mapping[str, Any], lang: Lang, rng: random.Random
     least, most = math.ceil(low), math.floor(high)
     fine = not whole and (least > most or (rng.random() < 0.5 and most > least))
     value = min(max(round(rng.uniform(low, high), 2), low), high) if fine else rng.randint(least, max(least, most))
-    measured = f"{value}{unit[2] or ' ' + unit[1]}" if unit and rng.random() < 0.8 else str(value)
+    measured = f"{value}{' ' * (lang is Lang.EN)}{unit[0]}" if unit and rng.random() < 0.8 else str(value)
     return Value(value, measured)
 
 
