@@ -72,11 +72,6 @@ class Requests:
         """Return a wording of a frame of the phrase book."""
         return str(self._rng.choice(self._frames[frame]))
 
-    def chat(self) -> tuple[str, str]:
-        """Return something said that no tool is for, and the answer."""
-        query, answer = self._rng.choice(self._frames["chat"])
-        return query, answer
-
     def label(self, tool: ToolSpec, name: str) -> str:
         """Return what a user calls a parameter."""
         return label(name, tool.parameters.get("properties", {}).get(name) or {}, self._lang)

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from toolweave.data.agent_requests import Requests
 from toolweave.data.agent_values import Value, draw, entry, label, words
-from toolweave.data.catalogue import Breadth, load_catalogue
+from toolweave.data.catalogue import Breadth, Split, load_catalogue
 from toolweave.data.load import render
 from toolweave.data.problems import Failure, RowError
-from toolweave.data.synthesize import Kind
+from toolweave.data.synthesize import Kind, talk
 from toolweave.data.validate import check_episode
 from toolweave.dialects import Dialect, get_dialect
 from toolweave.errors import DataError
@@ -206,9 +206,10 @@ class AgentRows:
         return [question, self._turn(supplied, asked)]
 
     def _no_call(self, tool: ToolSpec) -> list[Turn]:
-        query, answer = self._requests.chat()
-        history = self._one_call(tool) if self._rng.random() < 0.3 else []
-        return [*history, Turn(self._requests.finish(query), (), answer)]
+        kind = self._rng.choice(("greetings", "thanks", "chat", "chat"))
+        pair = self._rng.choice(talk(kind, self._lang, Split.TRAIN))
+        history = self._one_call(tool) if kind == "thanks" or self._rng.random() < 0.2 else []
+        return [*history, Turn(pair["q"], (), pair["a"])]
 
     def _unfit(self, tool: ToolSpec) -> list[Turn]:
         """Ask for a tool that is not shown."""

@@ -9,7 +9,7 @@ the agents as their authors wrote them.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import cycle, islice, repeat
@@ -221,14 +221,7 @@ class Synthesizer:
             glue = "；" if lang is Lang.ZH else "; "
             values = {"name": setting.agent.name[lang], "functions": glue.join(functions)}
         kind = self._rng.choice(kinds)
-        if kind == "chat":
-            pairs = _part(self._catalogue.chat[lang], TEST_CHATS, self._split)
-            if self._split is Split.TRAIN:
-                pairs = [pair for pair in pairs if len(pair["a"]) <= _LONGEST_CHAT[lang]]
-            pair = self._rng.choice(pairs)
-        else:
-            pairs = self._pieces(kind, lang, tail=_TEST_PAIRS)
-            pair = self._rng.choice([pair for pair in pairs if placeholders(pair["a"]) <= set(values)])
+        pair = self._rng.choice(talk(kind, lang, self._split, known=set(values)))
         turn = Turn(pair["q"], (), fill(pair["a"], values))
         facts = (values["name"],) if kind == "identity" else ()
         history = [_turn(self._ask(setting, tool, self._sentence(tool, lang)), lang)] if kind == "thanks" else []
@@ -315,6 +308,19 @@ class Synthesizer:
     def _pieces(self, name: str, lang: Lang, tail: int = 0) -> Sequence[Any]:
         pieces = self._catalogue.conversation[name][lang]
         return _part(pieces, tail, self._split) if tail else pieces
+
+
+def talk(kind: str, lang: Lang, split: Split, known: Set[str] = frozenset()) -> list[Mapping[str, str]]:
+    """Return what is said that no tool is for, as `q` and `a`: `kind` is "chat" or a list in conversation.yaml.
+
+    `known` are the placeholders that an answer may have.
+    """
+    catalogue = load_catalogue()
+    if kind == "chat":
+        pairs = _part(catalogue.chat[lang], TEST_CHATS, split)
+        return [pair for pair in pairs if split is Split.TEST or len(pair["a"]) <= _LONGEST_CHAT[lang]]
+    pairs = _part(catalogue.conversation[kind][lang], _TEST_PAIRS, split)
+    return [pair for pair in pairs if placeholders(pair["a"]) <= known]
 
 
 def _part(items: Sequence[Any], tail: int, split: Split) -> Sequence[Any]:
