@@ -71,7 +71,7 @@ def main() -> None:
     agents = yaml.safe_load(VISITS.read_text("utf-8"))
     for name in given.agents:
         agent, folder = agents[name], given.output / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
         config, path = write_agent(agent, given.catalogue, folder)
         rows, run, visits = folder / "samples.jsonl", folder / "sft", read_visits(path)
         command("data", "synthesize", rows, "--agent", config, "--lang", agent["lang"], "--count", str(given.count))
