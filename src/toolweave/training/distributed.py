@@ -25,6 +25,9 @@ from toolweave.training.prefix_tree import PrefixTree
 
 # Evaluating by visits keeps the others waiting; a process that died is noticed at once, without a time-out.
 _PATIENCE = timedelta(hours=2)
+# Groups that were left. Were DDP's reducer the last to hold one, it would end the group's threads with Python's lock in
+# its hands, and a thread that still has a tensor to give back would wait for that lock for ever.
+_left: list[Any] = []
 
 
 class _TreeLoss(nn.Module):
@@ -147,6 +150,7 @@ def joined() -> Iterator[Workers]:
         raise
     finally:
         if workers.count > 1 and torch.distributed.is_initialized():
+            _left.append(torch.distributed.group.WORLD)
             torch.distributed.destroy_process_group()
 
 
