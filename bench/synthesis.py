@@ -65,7 +65,6 @@ def main() -> None:
     options.add_argument("--catalogue", type=Path, required=True)
     options.add_argument("--output", type=Path, default=Path("output/synthesis"))
     options.add_argument("--count", type=int, default=500, help="visits to synthesise")
-    options.add_argument("--epochs", type=int, default=1)
     given = options.parse_args()
 
     agents = yaml.safe_load(VISITS.read_text("utf-8"))
@@ -79,7 +78,7 @@ def main() -> None:
         started = time.monotonic()
         command(
             "sft", "--dataset", rows, "--model", "embedded", "--output_dir", run, "--add_output_dir_suffix", "false",
-            "--max_tokens_per_batch", "3584", "--learning_rate", "3e-3", "--num_train_epochs", str(given.epochs),
+            "--max_tokens_per_batch", "3584", "--learning_rate", "3e-3",
         )  # fmt: skip
         seconds = round(time.monotonic() - started)
         command("export", "--ckpt_dir", best_checkpoint(run), "--merge_lora", "true", "--output_dir", folder / "merged")

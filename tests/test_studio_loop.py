@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from toolweave.traces.trace import Exchange, FeedbackKind, ModelReply, Verdict
 from toolweave.types import Lang, ToolSpec
 from waiting import wait_until
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SLOW = 300_000  # milliseconds: a busy machine must not fail a test
 SCHEMA = {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]}
 WEATHER = ToolSpec("amap_weather", "获取对应城市的天气数据", SCHEMA)
@@ -36,7 +37,7 @@ CALL = '工具调用\nAction: amap_weather\nAction Input: {"location": "塔什�
 OBSERVED = "塔什库尔干的天气是小雪温度是-3度。"
 HOSTILE = "<img src=x onerror='window.hacked=1'> ${window.hacked=2} {{constructor}}"
 
-pytestmark = pytest.mark.skipif(not CHROMIUM.is_file(), reason="needs Chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 
 
 def record(workspace: Workspace) -> list[str]:
@@ -80,7 +81,7 @@ def page(studio: SimpleNamespace) -> Iterator[Page]:
     complaints: list[str] = []
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         opened = browser.new_page(viewport={"width": 1440, "height": 1000})
         opened.set_default_timeout(SLOW)
         opened.on("pageerror", lambda error: complaints.append(str(error)))

@@ -102,7 +102,7 @@ class Requests:
     def _request(self, tool: ToolSpec, values: Mapping[str, Value]) -> Request:
         lang, rng = self._lang, self._rng
         text = _SENTENCE.split(tool.description.strip())[0].strip() or words(tool.name)
-        text = text[_PREAMBLE[lang].match(text).end() :] or text  # type: ignore[union-attr]  # matches the empty text
+        text = _PREAMBLE[lang].sub("", text, count=1) or text
         verb = _LOOKS_UP[lang].match(text)
         # A short list of nouns such as "Weather forecast" is asked for, too.
         text = text[verb.end() :] if verb else text
@@ -136,7 +136,7 @@ class Requests:
         for name, value in values.items():
             # "the next few days" gives way to "the next 5 days".
             counted = _COUNT.search(value.text)
-            if counted and (few := re.search(_FEW[lang].format(unit=counted[1]), text)):
+            if counted and (few := re.search(_FEW[lang].format(unit=re.escape(counted[1])), text)):
                 text = text[: few.start()] + value.text + text[few.end() :]
                 del left[name]
                 continue

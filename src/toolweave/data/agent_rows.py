@@ -19,7 +19,7 @@ from toolweave.data.agent_values import Value, draw, entry, label, words
 from toolweave.data.catalogue import Breadth, Split, load_catalogue
 from toolweave.data.load import render
 from toolweave.data.problems import Failure, RowError
-from toolweave.data.synthesize import Kind, talk
+from toolweave.data.synthesize import Kind
 from toolweave.data.validate import check_episode
 from toolweave.dialects import Dialect, get_dialect
 from toolweave.errors import DataError
@@ -207,7 +207,7 @@ class AgentRows:
 
     def _no_call(self, tool: ToolSpec) -> list[Turn]:
         kind = self._rng.choice(("greetings", "thanks", "chat", "chat"))
-        pair = self._rng.choice(talk(kind, self._lang, Split.TRAIN))
+        pair = self._rng.choice(load_catalogue().talk(kind, self._lang, Split.TRAIN))
         history = self._one_call(tool) if kind == "thanks" or self._rng.random() < 0.2 else []
         return [*history, Turn(pair["q"], (), pair["a"])]
 

@@ -9,7 +9,7 @@ the agents as their authors wrote them.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import cycle, islice, repeat
@@ -17,7 +17,7 @@ from typing import Any
 
 from toolweave.data.answers import apologise, retell
 from toolweave.data.catalogue import (
-    TEST_CHATS,
+    TEST_PAIRS,
     Agent,
     Breadth,
     Catalogue,
@@ -31,8 +31,6 @@ from toolweave.data.catalogue import (
 from toolweave.dialects import get_dialect
 from toolweave.types import Episode, Lang, Role, Sample, Step, ToolCall, ToolSpec, Turn
 
-# How many pairs at the end of a list in conversation.yaml are only for testing.
-_TEST_PAIRS = 5
 VISITS_PER_GROUP = 14
 # So many of them are trained from the question to the answer; of the others only the first request, where the model
 # decides whether and what to call. That is the harder part, and costs a third.
@@ -41,9 +39,6 @@ _WHOLE_VISITS = 3
 # which costs nothing: equal tokens are computed once.
 _WEIGHT_OF_OTHERS = 2
 _DIALECTS = ("agentfabric-v06", "agentfabric-v07")
-# Characters of a chat's answer in training. Its wording cannot be foretold, so that long ones drown in their noise what
-# there is to learn: in a trial, 13 % of the labels made 64 % of the loss.
-_LONGEST_CHAT = {Lang.ZH: 20, Lang.EN: 55}
 
 
 class Kind(StrEnum):
@@ -192,7 +187,7 @@ class Synthesizer:
 
     def _tool_error(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         asked = self._ask(setting, tool, self._sentence(tool, setting.lang))
-        detail = self._rng.choice(self._pieces("error_details", setting.lang, tail=_TEST_PAIRS))
+        detail = self._rng.choice(self._pieces("error_details", setting.lang, tail=TEST_PAIRS))
         framed = get_dialect(setting.dialect).error_observation(asked.call, detail)
         observation = framed if self._rng.random() < 0.6 else detail
         return [Turn(asked.query, (Step(asked.call, observation),), apologise(detail, setting.lang))], ()
@@ -221,7 +216,7 @@ class Synthesizer:
             glue = "；" if lang is Lang.ZH else "; "
             values = {"name": setting.agent.name[lang], "functions": glue.join(functions)}
         kind = self._rng.choice(kinds)
-        pair = self._rng.choice(talk(kind, lang, self._split, known=set(values)))
+        pair = self._rng.choice(self._catalogue.talk(kind, lang, self._split, known=set(values)))
         turn = Turn(pair["q"], (), fill(pair["a"], values))
         facts = (values["name"],) if kind == "identity" else ()
         history = [_turn(self._ask(setting, tool, self._sentence(tool, lang)), lang)] if kind == "thanks" else []
@@ -307,24 +302,7 @@ class Synthesizer:
 
     def _pieces(self, name: str, lang: Lang, tail: int = 0) -> Sequence[Any]:
         pieces = self._catalogue.conversation[name][lang]
-        return _part(pieces, tail, self._split) if tail else pieces
-
-
-def talk(kind: str, lang: Lang, split: Split, known: Set[str] = frozenset()) -> list[Mapping[str, str]]:
-    """Return what is said that no tool is for, as `q` and `a`: `kind` is "chat" or a list in conversation.yaml.
-
-    `known` are the placeholders that an answer may have.
-    """
-    catalogue = load_catalogue()
-    if kind == "chat":
-        pairs = _part(catalogue.chat[lang], TEST_CHATS, split)
-        return [pair for pair in pairs if split is Split.TEST or len(pair["a"]) <= _LONGEST_CHAT[lang]]
-    pairs = _part(catalogue.conversation[kind][lang], _TEST_PAIRS, split)
-    return [pair for pair in pairs if placeholders(pair["a"]) <= known]
-
-
-def _part(items: Sequence[Any], tail: int, split: Split) -> Sequence[Any]:
-    return items[-tail:] if split is Split.TEST else items[:-tail]
+        return self._split.part(pieces, tail) if tail else pieces
 
 
 def _weighted(episode: Episode, samples: Sequence[Sample]) -> Iterator[Sample]:
