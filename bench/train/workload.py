@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from toolweave.data.jsonl import write_jsonl
 from toolweave.data.synthesize import VISITS_PER_GROUP, training_groups
 from toolweave.models.template import ChatTemplate
 from toolweave.training.plan import Plan
-from toolweave.training.prefix_tree import Encoded, PrefixTree
+from toolweave.training.prefix_tree import PrefixTree
 from toolweave.training.recipe import Recipe, Strategy
 from toolweave.training.rows import Row, prepare
 from toolweave.types import Sample
@@ -58,28 +58,31 @@ class Workload:
 
 def agent_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:
     """Return the first `count` rows that a run on `_POOL` visits of our training data learns: whole batches."""
-    samples = list(chain.from_iterable(training_groups(_POOL)))
+    rows = _prepared(chain.from_iterable(training_groups(_POOL)), template, recipe)
     size = recipe.optim.batch_size or 1
-    whole = _ordered("agent", samples[: len(samples) // size * size], template, recipe)
+    learned = _ordered(rows[: len(rows) // size * size], recipe)
     # A run on these rows alone cuts them into the same batches, in an order of its own.
-    return _ordered("agent", [row.sample for row in whole.rows[:count]], template, recipe)
+    return Workload("agent", _ordered(learned[:count], recipe))
 
 
 def distinct_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:
     """Return `count` rows of the same kind that share (next to) nothing: one row of each of `count` groups."""
     groups = training_groups(visits=count * VISITS_PER_GROUP)
-    return _ordered("distinct", [group[0] for group in islice(groups, count)], template, recipe)
+    rows = _prepared((group[0] for group in islice(groups, count)), template, recipe)
+    return Workload("distinct", _ordered(rows, recipe))
 
 
-def _ordered(name: str, samples: Sequence[Sample], template: ChatTemplate, recipe: Recipe) -> Workload:
-    """Put samples into the order of our first epoch, so that step n learns the same rows everywhere."""
-    kept = prepare(samples, template, recipe.data.max_length, Strategy.ERROR).kept
-    plan = Plan.of([row.encoded for row in kept], recipe.optim, world=1)
-    rows: dict[Encoded, list[Row]] = {}
-    for row in kept:
-        rows.setdefault(row.encoded, []).append(row)
-    order = [sample for number in range(plan.per_epoch) for batch in plan.step(number) for sample in batch]
-    return Workload(name, tuple(rows[sample].pop() for sample in order))
+def _prepared(samples: Iterable[Sample], template: ChatTemplate, recipe: Recipe) -> list[Row]:
+    """Encode samples, equal ones once: the demo repeats a row for its weight, which costs a tree nothing."""
+    kept = prepare(list(samples), template, recipe.data.max_length, Strategy.ERROR).kept
+    return list({row.encoded: row for row in kept}.values())
+
+
+def _ordered(rows: Sequence[Row], recipe: Recipe) -> tuple[Row, ...]:
+    """Put rows, all of them different, into the order of our first epoch, so that step n learns the same everywhere."""
+    named = {row.encoded: row for row in rows}
+    plan = Plan.of(list(named), recipe.optim, world=1)
+    return tuple(named[row] for number in range(plan.per_epoch) for batch in plan.step(number) for row in batch)
 
 
 def _spoken(sample: Sample) -> list[dict[str, str]]:
