@@ -233,24 +233,6 @@ def study(
     run_study(output, plan, Console(), conditions, seeds or (1, 2, 3))
 
 
-def visits(
-    model: Annotated[str, typer.Option("--model", help="Folder, GGUF file, hub id, or embedded.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", help="File to write results to (JSONL).")] = Path("visits.jsonl"),
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Run about so many; all if not given.")] = None,
-) -> None:
-    """Serve a model, run the held-out visits on it, and count the right ones.
-
-    Example: toolweave visits --model output/demo/sft/merged --output visits.jsonl
-    """
-    from rich.console import Console
-
-    from toolweave.demo import visit_model
-    from toolweave.evals.cases import held_out_visits
-    from toolweave.evals.report import print_visits
-
-    print_visits(visit_model(model, output, held_out_visits(limit)), Console())
-
-
 def demo(
     model: Annotated[str, typer.Option("--model", help="Folder, GGUF file, hub id, or embedded.")] = "embedded",
     output: Annotated[Path, typer.Option("--output", help="Folder to write to.")] = Path("output/demo"),
@@ -269,6 +251,5 @@ def demo(
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this area."""
-    app.command("visits")(visits)
     app.command("demo")(demo)
     app.add_typer(evals, name="eval")

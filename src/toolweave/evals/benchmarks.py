@@ -15,10 +15,10 @@ from toolweave.dialects import get_dialect
 from toolweave.evals.bfcl import BfclResult, count_categories, read_questions, run_questions
 from toolweave.evals.cache import ReplyCache
 from toolweave.evals.html import replay_html
-from toolweave.evals.outputs import rate
 from toolweave.evals.replay import Outcome, Replayed, count_outcomes, flag_failures, replay, shown
 from toolweave.evals.session import progress
 from toolweave.evals.stats import wilson
+from toolweave.evals.summary import rate
 from toolweave.evals.targets import Sampling, open_target
 from toolweave.evals.visit import source_of
 from toolweave.evals.words import say

@@ -16,7 +16,7 @@ from toolweave.evals.replay import Outcome, Replayed, count_outcomes, shown
 from toolweave.evals.score import CLASSES, Counts, VisitResult
 from toolweave.evals.stats import wilson
 from toolweave.evals.steps import StepMetrics, figures
-from toolweave.evals.summary import cost, failures, grouped, lines_and_languages, pass_rates, total
+from toolweave.evals.summary import cost, failures, grouped, lines_and_languages, pass_rates, rate, shares, total
 from toolweave.evals.words import say
 from toolweave.types import Lang
 
@@ -29,16 +29,18 @@ _TOKENS = re.compile(r"[A-Za-z0-9_.]+|\s+|.", re.DOTALL)
 def run_html(results: Sequence[VisitResult], model: str, lang: Lang, steps: StepMetrics | None = None) -> str:
     """Return the report of one model."""
     heads = ["visits", "lang", "right %", *CLASSES]
-    rows = [[say(line, lang), of.value, *_cells(counts)] for line, of, counts in lines_and_languages(results)]
-    rows.append([say("all", lang), "", *_cells(total(results))])
-    parts = [f"<p><code>{escape(model)}</code></p>", _table(heads, rows, lang)]
-    parts.append(_bars([f"{line}\n{of}" for line, of, _ in lines_and_languages(results)],
+    rows = [
+        [say(line, lang), of.value, rate(counts), *shares(counts)] for line, of, counts in lines_and_languages(results)
+    ]
+    rows.append([say("all", lang), "", rate(total(results)), *shares(total(results))])
+    parts = [f"<p><code>{escape(model)}</code></p>", table(heads, rows, lang)]
+    parts.append(bars([f"{line} {of}" for line, of, _ in lines_and_languages(results)],
                        {"right": [counts for _, _, counts in lines_and_languages(results)]}))  # fmt: skip
     for title, keys in (("by agent", lambda r: [r.agent] if r.agent else []), ("by tool", lambda r: r.tools)):
         groups = grouped(results, keys)
         if groups:
-            rows = [[name, *_cells(counts)] for name, counts in groups.items()]
-            parts.append(f"<h2>{say(title, lang)}</h2>" + _table(["", "right %", *CLASSES], rows, lang))
+            rows = [[name, rate(counts), *shares(counts)] for name, counts in groups.items()]
+            parts.append(f"<h2>{say(title, lang)}</h2>" + table(["", "right %", *CLASSES], rows, lang))
     if steps is not None:
         parts.append(f"<p>{say('steps', lang)} {steps.steps}: {figures(steps)}</p>")
     rates = pass_rates(results)
@@ -59,7 +61,7 @@ def run_html(results: Sequence[VisitResult], model: str, lang: Lang, steps: Step
         parts.append(
             f"<h3>{escape(say(name, lang))} ({len(failed)})</h3>" + "".join(_visit(r, lang) for r in failed[:_EXAMPLES])
         )
-    return _page(say("evaluation", lang), "".join(parts), lang)
+    return page(say("evaluation", lang), "".join(parts), lang)
 
 
 def gate_html(result: GateResult, pairs: Sequence[tuple[VisitResult, VisitResult]], lang: Lang) -> str:
@@ -83,13 +85,13 @@ def gate_html(result: GateResult, pairs: Sequence[tuple[VisitResult, VisitResult
     still = [pair for pair in pairs if not pair[0].ok and not pair[1].ok]
     shown = [("lost", lost[:_PAIRS]), ("gained", gained[: _PAIRS // 2]), ("failures", still[: _PAIRS // 2])]
     visits = "".join(
-        f"<h2>{say(title, lang)}</h2>" + "".join(_pair(*pair, lang) for pair in chosen)
+        f"<h2>{say(title, lang)}</h2>" + "".join(compared(*pair, lang) for pair in chosen)
         for title, chosen in shown
         if chosen
     )
-    body = verdict + _table(["rule", "verdict", "reason"], rules, lang)
-    body += f"<h2>{say('visits compared', lang)}</h2>{_table(heads, rows, lang)}"
-    return _page(say("gate", lang), body + _bars(list(result.lines), counts) + visits, lang)
+    body = verdict + table(["rule", "verdict", "reason"], rules, lang)
+    body += f"<h2>{say('visits compared', lang)}</h2>{table(heads, rows, lang)}"
+    return page(say("gate", lang), body + bars(list(result.lines), counts) + visits, lang)
 
 
 def replay_html(replayed: Sequence[Replayed], model: str, lang: Lang) -> str:
@@ -97,7 +99,7 @@ def replay_html(replayed: Sequence[Replayed], model: str, lang: Lang) -> str:
     counts = count_outcomes(replayed)
     rows = [[say(outcome, lang), str(count)] for outcome, count in counts.items()]
     order = [Outcome.FAILED, Outcome.MENDED, Outcome.CHANGED]
-    parts = [f"<p><code>{escape(model)}</code></p>", _table(["outcome", "replies"], rows, lang)]
+    parts = [f"<p><code>{escape(model)}</code></p>", table(["outcome", "replies"], rows, lang)]
     for outcome in order:
         chosen = [item for item in replayed if item.outcome is outcome][:_REPLAYED]
         parts.append(f"<h2>{escape(say(outcome, lang))}</h2>" if chosen else "")
@@ -105,7 +107,7 @@ def replay_html(replayed: Sequence[Replayed], model: str, lang: Lang) -> str:
             reasons = "".join(f"<p>{escape(f'{reason.rule}: {reason.why}')}</p>" for reason in item.why)
             title = f"<h4>{escape(item.old.id)} · {escape(item.old.query)}</h4>"
             parts.append(f"{title}{reasons}<pre>{difference(shown(item.old), shown(item.new))}</pre>")
-    return _page(say("replay", lang), "".join(parts), lang)
+    return page(say("replay", lang), "".join(parts), lang)
 
 
 def difference(old: str, new: str) -> str:
@@ -125,7 +127,9 @@ def _visit(result: VisitResult, lang: Lang) -> str:
     return f"<h4>{escape(result.id)} · {escape(result.query)}</h4><pre>{escape(result.transcript)}</pre>{reference}"
 
 
-def _pair(base: VisitResult, tuned: VisitResult, lang: Lang) -> str:
+def compared(base: VisitResult, tuned: VisitResult, lang: Lang) -> str:
+    """Return one visit by both models, side by side, and what the tuned one's answer has other than the expected."""
+
     def side(name: str, result: VisitResult) -> str:
         mark = "✓" if result.ok else "✗ " + ", ".join(say(name, lang) for name in result.failures)
         return f"<div><b>{say(name, lang)} {escape(mark)}</b><pre>{escape(result.transcript)}</pre></div>"
@@ -135,18 +139,14 @@ def _pair(base: VisitResult, tuned: VisitResult, lang: Lang) -> str:
     return f"<h4>{escape(title)}</h4><div class=pair>{side('base', base)}{side('tuned', tuned)}</div>{changed}"
 
 
-def _cells(counts: Counts) -> list[str]:
-    low, high = wilson(counts.ok, counts.n)
-    return [f"{counts.ok}/{counts.n} ({low:.0%}–{high:.0%})", *(f"{getattr(counts, c)}/{counts.n}" for c in CLASSES)]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], lang: Lang) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], lang: Lang) -> str:
+    """Return a table of texts."""
     head = "".join(f"<th>{escape(say(name, lang))}</th>" for name in heads)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _bars(names: Sequence[str], series: dict[str, list[Counts]]) -> str:
+def bars(names: Sequence[str], series: dict[str, list[Counts]]) -> str:
     """Return a bar plot as an image. Its words stay English: plots have no Chinese font to rely on."""
     if not names:
         return ""
@@ -161,15 +161,22 @@ def _bars(names: Sequence[str], series: dict[str, list[Counts]]) -> str:
         above = [max(0.0, b.high - r) for r, b in zip(rates, bounds, strict=True)]
         places = [i + (number - (len(series) - 1) / 2) * width for i in range(len(names))]
         axes.bar(places, rates, width, yerr=[below, above], label=label, color=colours[number], capsize=2)
-    axes.set_xticks(range(len(names)), list(names), fontsize=7)
+    # A word a line, else neighbours overlap.
+    axes.set_xticks(range(len(names)), [re.sub("[_ ]", "\n", name) for name in names], fontsize=7)
     axes.set(ylim=(0, 1.05), ylabel="right")
     axes.legend(fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return image("plot", buffer.getvalue())
 
 
-def _page(title: str, body: str, lang: Lang) -> str:
+def image(alt: str, png: bytes) -> str:
+    """Return a picture that is part of the page."""
+    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def page(title: str, body: str, lang: Lang) -> str:
+    """Return a whole page that needs nothing else."""
     code = "zh-CN" if lang is Lang.ZH else "en"
     head = f"<!doctype html><html lang={code}><meta charset=utf-8><title>{title}</title>{_STYLE}"
     return f"{head}<h1>{title}</h1>{body}</html>\n"

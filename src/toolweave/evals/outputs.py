@@ -13,10 +13,18 @@ from rich.table import Table
 
 from toolweave.evals.gate import GateResult, Verdict
 from toolweave.evals.html import gate_html, run_html
-from toolweave.evals.score import CLASSES, Counts, VisitResult
-from toolweave.evals.stats import wilson
+from toolweave.evals.score import CLASSES, VisitResult
 from toolweave.evals.steps import StepMetrics, figures
-from toolweave.evals.summary import cost, failures, lines_and_languages, pass_rates, summary_json, total
+from toolweave.evals.summary import (
+    cost,
+    failures,
+    lines_and_languages,
+    pass_rates,
+    rate,
+    shares,
+    summary_json,
+    total,
+)
 from toolweave.evals.words import say
 from toolweave.types import Json, Lang
 
@@ -25,14 +33,11 @@ _CONTROL = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 def print_run(results: Sequence[VisitResult], console: Console, lang: Lang, steps: StepMetrics | None = None) -> None:
     """Print one model's table, its failures, and what the visits cost."""
-    table = Table(title=say("evaluation", lang), title_justify="left")
-    for heading in ("visits", "lang", "right %", *CLASSES):
-        table.add_column(say(heading, lang))
+    table = visits_table(say("evaluation", lang), ("visits", "right %", *CLASSES), lang)
     for line, of, counts in lines_and_languages(results):
-        table.add_row(say(line, lang), of, rate(counts), *_shares(counts))
+        table.add_row(f"{say(line, lang)} {of}", rate(counts), *shares(counts))
     everything = total(results)
-    table.add_section()
-    table.add_row(say("all", lang), "", rate(everything), *_shares(everything))
+    table.add_row(say("all", lang), rate(everything), *shares(everything))
     console.print(table)
     if found := failures(results):
         table = Table(title=say("failures", lang), title_justify="left")
@@ -54,6 +59,14 @@ def print_run(results: Sequence[VisitResult], console: Console, lang: Lang, step
         f"{spent.seconds_median:.2f}, {say('p95 seconds', lang)} {spent.seconds_p95:.2f}",
         highlight=False,
     )
+
+
+def visits_table(title: str, headings: Sequence[str], lang: Lang) -> Table:
+    """Return a table whose rows of counts fit into the 80 columns of a plain terminal."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(say(heading, lang), overflow="fold", justify="left" if heading == "visits" else "right")
+    return table
 
 
 def print_gate(result: GateResult, console: Console, lang: Lang) -> None:
@@ -129,16 +142,6 @@ def junit_gate(result: GateResult) -> str:
         if tag := tags.get(ruling.verdict):
             Xml.SubElement(case, tag, message=_legal(ruling.reason.en))
     return _xml(suite)
-
-
-def rate(counts: Counts) -> str:
-    """Return right visits with their interval, as text."""
-    low, high = wilson(counts.ok, counts.n)
-    return f"{counts.ok}/{counts.n} ({low:.0%}–{high:.0%})"
-
-
-def _shares(counts: Counts) -> list[str]:
-    return [f"{getattr(counts, name)}/{counts.n}" for name in CLASSES]
 
 
 def _legal(text: str) -> str:

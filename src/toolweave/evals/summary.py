@@ -114,6 +114,17 @@ def lines_and_languages(results: Sequence[VisitResult]) -> list[tuple[Line, Lang
     return [row for row in rows if row[2].n]
 
 
+def rate(counts: Counts) -> str:
+    """Return right visits with their interval, as text."""
+    low, high = wilson(counts.ok, counts.n)
+    return f"{counts.ok}/{counts.n} ({100 * low:.0f}–{high:.0%})"
+
+
+def shares(counts: Counts) -> list[str]:
+    """Return how many visits pass each class, as text."""
+    return [f"{getattr(counts, name)}/{counts.n}" for name in CLASSES]
+
+
 def _groups(groups: dict[str, Counts]) -> Json:
     return {name: counts.to_json() for name, counts in groups.items()}
 
