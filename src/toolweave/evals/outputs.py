@@ -71,9 +71,8 @@ def visits_table(title: str, headings: Sequence[str], lang: Lang) -> Table:
 
 def print_gate(result: GateResult, console: Console, lang: Lang) -> None:
     """Print the paired comparison, the rules with their reasons, and the verdict."""
-    table = Table(title=say("visits compared", lang), title_justify="left")
-    for heading in ("visits", "base", "tuned", "difference", "interval", "gained", "lost", "p"):
-        table.add_column(say(heading, lang))
+    headings = ("visits", "base", "tuned", "difference", "interval", "gained", "lost", "p")
+    table = visits_table(say("visits compared", lang), headings, lang)
     for name, pair in result.lines.items():
         low, high = pair.interval
         table.add_row(
