@@ -80,9 +80,9 @@ def _prepared(samples: Iterable[Sample], template: ChatTemplate, recipe: Recipe)
 
 def _ordered(rows: Sequence[Row], recipe: Recipe) -> tuple[Row, ...]:
     """Put rows, all of them different, into the order of our first epoch, so that step n learns the same everywhere."""
-    named = {row.encoded: row for row in rows}
-    plan = Plan.of(list(named), recipe.optim, world=1)
-    return tuple(named[row] for number in range(plan.per_epoch) for batch in plan.step(number) for row in batch)
+    rows_of = {row.encoded: row for row in rows}
+    plan = Plan.of(list(rows_of), recipe.optim, world=1)
+    return tuple(rows_of[row] for number in range(plan.per_epoch) for batch in plan.step(number) for row in batch)
 
 
 def _spoken(sample: Sample) -> list[dict[str, str]]:

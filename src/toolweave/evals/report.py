@@ -98,7 +98,7 @@ def _html(comparison: Comparison) -> str:
 
 
 def _examples(comparison: Comparison) -> list[tuple[VisitResult, VisitResult]]:
-    """Choose pairs of one visit: two failures of the tuned model first, then one of each line and language."""
+    """Choose pairs of one visit: right ones of the tuned model, one a line and language, then two failures."""
     pairs = list(zip(comparison.base, comparison.tuned, strict=True))
     failed = [pair for pair in pairs if not pair[1].ok][:2]
     seen: set[tuple[Line, Lang]] = set()
