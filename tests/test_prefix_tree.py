@@ -188,18 +188,26 @@ def test_long_nodes_are_cut_into_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(tree_gradients, expected_gradients, rtol=1e-4, atol=1e-5)
 
 
-def test_weights_that_are_not_kept_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, samples = model_of("llama"), [Encoded((0, 1, 2, end), 2) for end in range(3)]
-    _, kept = packed(model, samples)
-    monkeypatch.setattr(attention, "_KEPT_BYTES", 0)
-    _, recomputed = packed(model, samples)
-    torch.testing.assert_close(recomputed, kept)
-
-
-@given(st.lists(st.integers(0, 2**16 - 1), min_size=1), st.sampled_from([torch.bfloat16, torch.float16]))
-def test_the_highest_score_is_found_among_all_16_bit_floats(bits: list[int], dtype: torch.dtype) -> None:
-    scores = torch.tensor(bits, dtype=torch.uint16).view(dtype).nan_to_num(0.0)[None]
-    torch.testing.assert_close(attention._highest(scores), scores.amax(-1, keepdim=True), rtol=0, atol=0)
+@given(SAMPLE_SETS, st.sampled_from([None, 3]), st.sampled_from([0.1, 10.0, 100.0]), st.integers(0, 99))
+def test_scores_may_be_far_above_and_below_that_of_the_root(
+    samples: list[Encoded], window: int | None, size: float, seed: int
+) -> None:
+    tree = PrefixTree.build(samples)
+    at = torch.arange(len(tree.tokens))
+    seen = (at <= at[:, None]) & (at[:, None] < tree.ends)
+    if window is not None:
+        seen &= tree.positions[:, None] - tree.positions < window
+    chance = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(1, 2, len(at), 8, generator=chance).requires_grad_() for _ in range(3))
+    toward = torch.randn(len(at), 2, 8, generator=chance)
+    scores = torch.where(seen, q[0] @ k[0].transpose(1, 2) * size, -torch.inf)
+    expected = (scores.softmax(-1) @ v[0]).transpose(0, 1)
+    expected_gradients = torch.autograd.grad((expected * toward).sum(), (q, k, v))
+    out, _ = attention.tree_attention(nn.Identity(), q, k, v, None, tree=tree, scaling=size, sliding_window=window)
+    gradients = torch.autograd.grad((out[0] * toward).sum(), (q, k, v))
+    torch.testing.assert_close(out[0], expected, rtol=1e-3, atol=1e-4)
+    for got, want in zip(gradients, expected_gradients, strict=True):
+        assert (got - want).norm() <= 1e-5 * size * max(1.0, float(want.norm()))
 
 
 def test_capped_scores_are_refused() -> None:

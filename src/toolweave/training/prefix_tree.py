@@ -54,7 +54,7 @@ class PrefixTree:
     """A flattened batch of T distinct tokens with L distinct (token, target) pairs.
 
     tokens, positions: int64 [T]. ends: int64 [T], where the descendants of a token end: token i sees
-    token j where j <= i < ends[j]. `blocks` cover all these pairs, each once.
+    token j where j <= i < ends[j]. `blocks` cover all these pairs, each once. roots: the tokens that begin samples.
     label_at: int64 [L], the flat token whose logits predict label_target: int64 [L];
     label_weight: float32 [L], how many samples own the label.
     `nominal` counts the tokens as if nothing were shared.
@@ -63,6 +63,7 @@ class PrefixTree:
     tokens: Tensor
     positions: Tensor
     ends: Tensor
+    roots: tuple[int, ...]
     blocks: tuple[Block, ...]
     label_at: Tensor
     label_target: Tensor
@@ -111,6 +112,7 @@ class PrefixTree:
             tokens=torch.tensor(tokens, dtype=torch.long),
             positions=torch.tensor(positions, dtype=torch.long),
             ends=ends,
+            roots=tuple(at for at, position in enumerate(positions) if position == 0),
             blocks=tuple(_blocks(nodes, ends)),
             label_at=torch.tensor([at for (at, _), _ in items], dtype=torch.long),
             label_target=torch.tensor([target for (_, target), _ in items], dtype=torch.long),

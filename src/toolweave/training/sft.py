@@ -25,7 +25,7 @@ from toolweave.training.distributed import Workers, joined
 from toolweave.training.layout import named_checkpoint
 from toolweave.training.log import LOG_NAME, RunLog
 from toolweave.training.lora import add_lora
-from toolweave.training.memory import give_back
+from toolweave.training.memory import FreedMemory
 from toolweave.training.plan import Plan, fingerprint, labels
 from toolweave.training.plots import plot_run
 from toolweave.training.prefix_tree import Encoded, PrefixTree
@@ -177,12 +177,14 @@ class _Run:
         first = self._progress.step
         if first == total:
             return
+        freed = FreedMemory()
         with StopRequest() as stop:
             for number in range(first, total):
                 # Not beside the step before: once a second thread has used OpenMP, those of the first sleep between
                 # products instead of waiting awake, which costs more than a fifth of the speed.
                 work = self._work(number)
                 loss, distinct, norm, asked = self._learn(number, work, stop.asked)
+                freed.bound()
                 last, step = number + 1 == total, number + 1
                 seconds = before + time.monotonic() - started
                 nominal = self._progress.nominal + sum(len(s.ids) for batch in work.batches for s in batch)
@@ -223,9 +225,7 @@ class _Run:
         losses: list[Tensor] = []
         for index, (tree, weight) in enumerate(work.trees):
             with workers.accumulate(last=index + 1 == len(work.trees)):
-                loss = self._module(workers.placed(tree)) * (weight / work.labels)
-                workers.backward(loss)
-            losses.append(loss.detach())
+                losses.append(self._add_gradients(tree, weight / work.labels))
         own = float(torch.stack(losses).sum())
         distinct = sum(len(tree.tokens) for tree, weight in work.trees if weight)
         total, all_distinct, stops = workers.sum(own, distinct, asked)
@@ -234,8 +234,13 @@ class _Run:
             self._refuse(number, work, losses, total)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        give_back()
         return total, round(all_distinct), norm, stops > 0
+
+    def _add_gradients(self, tree: PrefixTree, weight: float) -> Tensor:
+        """Return the loss of a tree, whose graph ends here: its remains would lie between the next one's tensors."""
+        loss = self._module(self._workers.placed(tree)) * weight
+        self._workers.backward(loss)
+        return cast(Tensor, loss.detach())
 
     def _refuse(self, number: int, work: _Work, losses: Sequence[Tensor], total: float) -> None:
         """Stop before a step that would ruin the weights, naming the micro-batches at fault."""
