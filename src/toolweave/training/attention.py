@@ -70,10 +70,11 @@ class _TreeAttention(torch.autograd.Function):
         queries, keys, v, out, total = ctx.saved_tensors
         plan, size = cast(_Plan, ctx.plan), v.shape[-1]
         q, k, values = queries[..., :size].contiguous(), keys[..., :size].contiguous(), _with_ones(v)
-        # By the sums once here, rather than the weights of every block.
-        exact = _fold(grads[0][0].unflatten(1, (-1, plan.groups)).transpose(0, 1)) / total
-        grad = exact.to(q.dtype)
-        grad_and_dot = _with_constant(grad, -(exact * out).sum(-1, keepdim=True))
+        # Divided by the sums here, once, rather than the weights of every block.
+        grad = _fold(grads[0][0].unflatten(1, (-1, plan.groups)).transpose(0, 1)) / total
+        dot = (grad * out).sum(-1, keepdim=True)
+        grad = grad.to(q.dtype)
+        grad_and_dot = _with_constant(grad, -dot)
         dq = torch.zeros_like(q, dtype=torch.float32)
         dk, dv = torch.empty_like(k), torch.empty_like(v)
         for block in plan.tree.blocks:
