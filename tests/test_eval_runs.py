@@ -212,6 +212,13 @@ def test_a_server_that_is_gone_is_an_error_for_the_user(tmp_path: Path) -> None:
     assert not (tmp_path / "r.jsonl").exists()
 
 
+def test_results_need_a_name_that_leaves_one_for_their_reports(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["eval", "run", "--model", "http://127.0.0.1:9/v1", "--output", str(tmp_path / "tuned")])
+    assert stop.value.code == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_too_few_visits_leave_the_gate_undecided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = [run_visit(visit, Oracle([visit])) for visit in VISITS[:3]]
     bad = [replace(good[0], right=False), *good[1:]]

@@ -15,6 +15,7 @@ from toolweave.dialects import get_dialect
 from toolweave.evals.bfcl import BfclResult, count_categories, read_questions, run_questions
 from toolweave.evals.cache import ReplyCache
 from toolweave.evals.html import replay_html
+from toolweave.evals.outputs import reports_beside
 from toolweave.evals.replay import Outcome, Replayed, count_outcomes, flag_failures, replay, shown
 from toolweave.evals.session import progress
 from toolweave.evals.stats import wilson
@@ -49,7 +50,7 @@ def run_bfcl(
     Raises ToolweaveError for anything a user can mend.
     """
     questions = read_questions(folder, categories, limit)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    reports = reports_beside(output)
     with open_target(model, sampling, name=name) as target, ReplyCache(cache) as replies, progress(console) as shows:
         source = source_of(target.llm, 0, target.model_id)
         spoken = get_dialect(dialect) if dialect else detect_dialect(source.model, target.llm)
@@ -70,9 +71,8 @@ def run_bfcl(
         for category, of in counts.items()
     }
     content = {"model": model, "dialect": spoken.name, "average": round(average, 4), "categories": rows}
-    folder_of_reports = output.with_suffix("")
-    folder_of_reports.mkdir(exist_ok=True)
-    (folder_of_reports / "summary.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    reports.mkdir(exist_ok=True)
+    (reports / "summary.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     console.print(str(output), highlight=False)
     return results
 
@@ -95,7 +95,7 @@ def run_replay(
 
     `flag` stores the failures as traces to review. Raises ToolweaveError for anything a user can mend.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
+    reports = reports_beside(output)
     with TraceStore(store) as traces:
         total = traces.counts(wanted).traces
         with open_target(model, sampling, name=name) as target, ReplyCache(cache) as kept, progress(console) as shows:
@@ -104,9 +104,8 @@ def run_replay(
             replayed = replay(traces, source, kept, wanted, concurrency, lambda: shows.advance(bar))
         flagged = flag_failures(traces, replayed) if flag else []
     write_jsonl(output, (item.to_json() for item in replayed))
-    folder = output.with_suffix("")
-    folder.mkdir(exist_ok=True)
-    (folder / "report.html").write_text(replay_html(replayed, model, lang), "utf-8", errors="replace")
+    reports.mkdir(exist_ok=True)
+    (reports / "report.html").write_text(replay_html(replayed, model, lang), "utf-8", errors="replace")
     table = Table(title=say("replay", lang), title_justify="left")
     for heading in ("trace", "outcome", "captured", "replayed", "reason"):
         table.add_column(say(heading, lang))
@@ -119,5 +118,5 @@ def run_replay(
     console.print(", ".join(f"{say(outcome, lang)} {count}" for outcome, count in counts.items()), highlight=False)
     if flagged:
         console.print(f"{len(flagged)} traces to review: toolweave traces review --rule replay --store {store}")
-    console.print(f"{output}\n{folder / 'report.html'}", highlight=False)
+    console.print(f"{output}\n{reports / 'report.html'}", highlight=False)
     return replayed

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as Xml  # builds, never parses
 from rich.console import Console
 from rich.table import Table
 
+from toolweave.errors import ToolweaveError
 from toolweave.evals.gate import GateResult, Verdict
 from toolweave.evals.html import gate_html, run_html
 from toolweave.evals.score import CLASSES, VisitResult
@@ -86,6 +87,18 @@ def print_gate(result: GateResult, console: Console, lang: Lang) -> None:
         console.print(f"{verdict}  {say(ruling.rule.name, lang)}: {ruling.reason.to(lang)}", highlight=False)
     colour = colours[result.verdict]
     console.print(f"[bold]{say('verdict', lang)}: [{colour}]{say(result.verdict, lang)}[/][/]")
+
+
+def reports_beside(output: Path) -> Path:
+    """Return the folder for the reports on a file of results: its name without the ending. The folder above it is made.
+
+    Raises ToolweaveError if there is no ending to tell them apart.
+    """
+    folder = output.with_suffix("")
+    if folder == output:
+        raise ToolweaveError(f"{output} needs an ending: its reports go into a folder of that name", f"{output}.jsonl")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def write_run(

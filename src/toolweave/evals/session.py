@@ -19,7 +19,7 @@ from toolweave.evals.challenges import challenge_visits
 from toolweave.evals.forgetting import chat_losses, run_instructions
 from toolweave.evals.gate import Evidence, GateResult, Rule, decide
 from toolweave.evals.judge import Judge, disagreements
-from toolweave.evals.outputs import print_gate, print_run, write_gate, write_run
+from toolweave.evals.outputs import print_gate, print_run, reports_beside, write_gate, write_run
 from toolweave.evals.results import load_results, save_results
 from toolweave.evals.score import VisitResult
 from toolweave.evals.steps import StepMetrics, run_steps, steps_of, summarise
@@ -77,7 +77,7 @@ def evaluate(model: str, output: Path, order: Order, console: Console, *, name: 
     visits = agent.play(order.visits()) if agent else order.visits()
     if not visits and not order.instructions:
         raise DataError("no visit to run", "the agent's language has none in this set" if agent else "")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    reports = reports_beside(output)
     with ReplyCache(order.cache) as cache, _target(model, agent, order.sampling, name) as target:
         results = _run(visits, target, cache, order, console)
         metrics = _step_metrics(visits, target, cache, order, console) if order.steps and visits else None
@@ -90,9 +90,9 @@ def evaluate(model: str, output: Path, order: Order, console: Console, *, name: 
         losses = chat_losses(model)
         _loss_file(output).write_text(json.dumps(losses, indent=1) + "\n", "utf-8")
         extra["chat_loss"] = round(sum(losses.values()) / len(losses), 4)
-    write_run(results, model, output.with_suffix(""), order.lang, metrics, extra)
+    write_run(results, model, reports, order.lang, metrics, extra)
     print_run(results, console, order.lang, metrics)
-    console.print(f"{output}\n{output.with_suffix('') / 'report.html'}", highlight=False)
+    console.print(f"{output}\n{reports / 'report.html'}", highlight=False)
     return results
 
 

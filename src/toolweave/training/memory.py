@@ -10,7 +10,7 @@ from functools import cache
 import psutil
 
 # With it the demo stays under 6 GiB; a step of 3,000 tokens of its model needs 3 GiB.
-_KEPT_BYTES = 7 * 2**29
+_KEPT_BYTES = 2**32
 
 
 def use_huge_pages() -> None:
@@ -24,19 +24,25 @@ def use_huge_pages() -> None:
 class FreedMemory:
     """What a step frees, kept for the next one within a bound.
 
-    Steps differ in size, and what one frees seldom fits the next: left alone, memory grows with the number of steps. To
-    give it all back after each costs an eighth of the speed, as the system then clears every page again.
+    To give all of it back after each step costs an eighth of the speed, as the system then clears every page again. To
+    keep all of it makes memory grow: a larger step finds no room among what smaller ones freed.
     """
 
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._before = self._process.memory_info().rss
+        self._largest = 0
 
-    def bound(self) -> None:
-        """Give pages back to the system if there are too many and the C library is glibc; call it between steps."""
-        trim = _malloc_trim()
-        if trim is not None and self._process.memory_info().rss - self._before > _KEPT_BYTES:
-            trim(0)
+    def make_room(self, tokens: int) -> None:
+        """Before a step of so many distinct tokens, give pages back if it is larger than those since, or they are many.
+
+        Does nothing where the C library is not glibc.
+        """
+        kept = self._process.memory_info().rss - self._before
+        if tokens > self._largest or kept > _KEPT_BYTES:
+            self._largest = tokens
+            if trim := _malloc_trim():
+                trim(0)
 
 
 @cache

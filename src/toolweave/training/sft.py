@@ -183,8 +183,8 @@ class _Run:
                 # Not beside the step before: once a second thread has used OpenMP, those of the first sleep between
                 # products instead of waiting awake, which costs more than a fifth of the speed.
                 work = self._work(number)
+                freed.make_room(max((len(tree.tokens) for tree, _ in work.trees), default=0))
                 loss, distinct, norm, asked = self._learn(number, work, stop.asked)
-                freed.bound()
                 last, step = number + 1 == total, number + 1
                 seconds = before + time.monotonic() - started
                 nominal = self._progress.nominal + sum(len(s.ids) for batch in work.batches for s in batch)
