@@ -8,7 +8,7 @@ no T x T mask.
 
 Softmax may take any constant off a query's scores. With one that is known before the scores are, the
 weights of all blocks are plain exponentials, and simply add up. The score of the root, which every
-token sees, nearly always keeps them in range; if not, the highest score does.
+token sees, keeps them in range as a rule; where it does not, the highest score does.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _TreeAttention(torch.autograd.Function):
         dk, dv = torch.empty_like(k), torch.empty_like(v)
         for block in plan.tree.blocks:
             own, rows = slice(block.start, block.stop), plan.rows(block)
-            # Computed again: those of all layers would be more memory than all else that waits for this pass.
+            # Computed again: those of all layers would be half as much again as all else that waits for this pass.
             weights = _scores(queries, keys, block, plan).exp_()
             dv[:, own] = torch.bmm(weights.transpose(1, 2), grad[:, rows])
             ds = torch.bmm(grad_and_dot[:, rows], values[:, own].transpose(1, 2)).mul_(weights)

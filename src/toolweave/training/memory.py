@@ -9,7 +9,7 @@ from functools import cache
 
 import psutil
 
-# With it the demo stays under 6 GiB; a step of 3,000 tokens of its model needs 3 GiB.
+# A step of 3,000 tokens of the embedded model needs 3 GiB, and the demo is to stay below 6.
 _KEPT_BYTES = 2**32
 
 
