@@ -23,7 +23,8 @@ from jsonschema import Draft202012Validator
 from toolweave.data.synthesize import held_out_episodes
 from toolweave.dialects import Dialect, get_dialect
 from toolweave.models.base_models import load
-from toolweave.serving import Engine, SamplingParams
+from toolweave.serving.engine import Engine
+from toolweave.serving.generation import SamplingParams
 from toolweave.serving.guide import CallFrame, call_grammar
 from toolweave.types import Episode, InvalidToolCall, Reply, ToolSpec
 

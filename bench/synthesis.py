@@ -25,7 +25,7 @@ from toolweave.data.jsonl import write_jsonl
 from toolweave.demo import visit_model
 from toolweave.evals.cases import Line, read_visits
 from toolweave.evals.score import VisitResult
-from toolweave.training.checkpoint import best_checkpoint
+from toolweave.training.progress import best_checkpoint
 
 VISITS = Path(__file__).with_name("synthesis_visits.yaml")
 

@@ -16,8 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tiny import byte_tokenizer
 from toolweave.models.base_models import LoadedModel
 from toolweave.models.template import ChatTemplate
-from toolweave.serving import Engine, FinishReason, create_app
+from toolweave.serving.app import create_app
 from toolweave.serving.attention import Segment
+from toolweave.serving.engine import Engine
+from toolweave.serving.generation import FinishReason
 
 TEMPLATE = ChatTemplate(byte_tokenizer())
 

@@ -18,6 +18,7 @@ import torch
 from toolweave.errors import Interrupted, ModelError
 from toolweave.models.base_models import load
 from toolweave.training import checkpoint, sft
+from toolweave.training.progress import Best, Progress, best_checkpoint
 from toolweave.training.recipe import Recipe
 from toolweave.training.sft import TrainResult, train
 from toolweave.types import Message, Sample
@@ -127,7 +128,7 @@ with replace_folder(Path(sys.argv[1])) as draft:
 def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-1"
     checkpoints = checkpoint.Checkpoints(tmp_path)
-    checkpoints.save(checkpoint.Progress({}, 1), {}, lambda draft: None)
+    checkpoints.save(Progress({}, 1), {}, lambda draft: None)
     killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN, str(folder)], env=ENVIRONMENT, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not folder.exists()
@@ -159,21 +160,21 @@ def test_other_data_or_another_recipe_is_refused(
 def test_rotation_keeps_the_best(tmp_path: Path) -> None:
     checkpoints = checkpoint.Checkpoints(tmp_path, limit=2)
     for step in range(1, 6):
-        progress = checkpoint.Progress({}, step, checkpoint.Best(min(step, 2), 0.5))
+        progress = Progress({}, step, Best(min(step, 2), 0.5))
         checkpoints.save(progress, {"weight:w": torch.zeros(2)}, lambda folder: None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
-    assert checkpoint.best_checkpoint(tmp_path).name == "checkpoint-2"
+    assert best_checkpoint(tmp_path).name == "checkpoint-2"
 
 
 def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path: Path) -> None:
     checkpoints = checkpoint.Checkpoints(tmp_path, limit=1)
-    checkpoints.save(checkpoint.Progress({}, 1), {}, lambda folder: None)
+    checkpoints.save(Progress({}, 1), {}, lambda folder: None)
 
     def fill(folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ModelError, match="no space left"):
-        checkpoints.save(checkpoint.Progress({}, 2), {}, fill)
+        checkpoints.save(Progress({}, 2), {}, fill)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
 

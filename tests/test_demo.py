@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from toolweave import demo
 from toolweave.errors import ModelError, ToolweaveError
-from toolweave.training.checkpoint import best_checkpoint
+from toolweave.training.progress import best_checkpoint
 from toolweave.weights.manifest import Manifest, replace_folder
 from toolweave.weights.merge import merge
 
@@ -71,6 +71,12 @@ def test_fresh_deletes_only_what_the_demo_wrote(tiny_model_dir: Path, tmp_path: 
     with pytest.raises(ToolweaveError, match="not written by the demo"):
         demo.run_demo(str(tiny_model_dir), tmp_path, fresh=True)
     assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_the_demo_itself_loads_no_torch() -> None:
+    """Its steps are processes of their own, and what lies beside them counts as the demo's memory."""
+    code = "import sys, toolweave.demo; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unknown_model_is_an_error_before_anything_is_written(tmp_path: Path) -> None:

@@ -28,9 +28,11 @@ from conftest import byte_tokenizer
 from toolweave.errors import ModelError, ServerError
 from toolweave.models.base_models import LoadedModel
 from toolweave.models.template import ChatTemplate
-from toolweave.serving import Engine, FinishReason, RequestError, SamplingParams, create_app, deploy
 from toolweave.serving import engine as engine_module
-from toolweave.serving.generation import TokenLogprob
+from toolweave.serving.app import create_app
+from toolweave.serving.engine import Engine
+from toolweave.serving.generation import FinishReason, RequestError, SamplingParams, TokenLogprob
+from toolweave.serving.server import deploy
 from toolweave.serving.text import TextStream
 from toolweave.types import Message
 from toolweave.weights.manifest import Manifest

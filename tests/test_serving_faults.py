@@ -21,7 +21,8 @@ from torch import Tensor
 from scripted_engine import TEMPLATE, ScriptedEngine, served
 from test_serving import wait_until
 from toolweave.errors import ServerError
-from toolweave.serving import Limits, SamplingParams
+from toolweave.serving.gatekeeper import Limits
+from toolweave.serving.generation import SamplingParams
 
 KEY = "sk-密-secret"
 

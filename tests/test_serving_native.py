@@ -18,7 +18,7 @@ from toolweave.dialects import Prompt, get_dialect
 from toolweave.errors import ModelError
 from toolweave.models.client import ModelClient
 from toolweave.models.template import ChatTemplate
-from toolweave.serving import create_app
+from toolweave.serving.app import create_app
 from toolweave.serving.conversation import dialect_messages
 from toolweave.serving.protocol import ChatMessage
 from toolweave.training.rows import prepare

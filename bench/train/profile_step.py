@@ -23,10 +23,13 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from workload import agent_rows
 
-from toolweave.models.base_models import EMBEDDED, load
+from toolweave.models.base_models import load
+from toolweave.models.locate import EMBEDDED
 from toolweave.training import attention
+from toolweave.training.lean import make_lean
 from toolweave.training.lora import add_lora
 from toolweave.training.loss import tree_loss
+from toolweave.training.memory import forget_shapes
 from toolweave.training.prefix_tree import PrefixTree
 
 # The first that occurs in an operator's name decides.
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    forget_shapes()
     loaded = load(EMBEDDED, torch.bfloat16)
     recipe = recipe_of({
         "rank": 8, "alpha": 32, "dropout": args.dropout, "learning_rate": 2e-3, "weight_decay": 0.01,
@@ -61,6 +65,7 @@ def main() -> None:
     attention_flops = 12 * layers * loaded.model.config.num_attention_heads * _head_size(loaded.model) * pairs
 
     loaded.model.set_attn_implementation(attention.NAME)
+    make_lean(loaded.model)
     config = LoraConfig(
         r=8, lora_alpha=32, lora_dropout=args.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
     )  # fmt: skip

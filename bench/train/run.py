@@ -33,7 +33,8 @@ from torch import nn
 from turns import Worker
 from workload import Work, Workload, agent_rows, distinct_rows
 
-from toolweave.models.base_models import EMBEDDED, LoadedModel, load
+from toolweave.models.base_models import LoadedModel, load
+from toolweave.models.locate import EMBEDDED
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parents[1] / ".bench"

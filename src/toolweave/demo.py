@@ -33,9 +33,9 @@ from toolweave.evals.report import Comparison, print_report, write_report
 from toolweave.evals.results import load_results, save_results
 from toolweave.evals.score import VisitResult
 from toolweave.evals.visit import run_visits
-from toolweave.models.base_models import resolve
+from toolweave.models.locate import resolve
 from toolweave.serving.process import serve_model
-from toolweave.training.checkpoint import best_checkpoint
+from toolweave.training.progress import best_checkpoint
 
 # As many visits are trained on as this machine learns in the time that is left, within these bounds.
 LEAST_VISITS, MOST_VISITS = 220, 24_000

@@ -139,8 +139,8 @@ def deploy(
     if context.args:
         raise ToolweaveError(f"unknown option {context.args[0]}", "only --engine vllm passes options on")
 
-    from toolweave.serving import Limits
-    from toolweave.serving import deploy as serve
+    from toolweave.serving.gatekeeper import Limits
+    from toolweave.serving.server import deploy as serve
 
     limits = Limits(
         max_queue=max_queue, request_seconds=request_seconds, api_key=key, allowed_origins=tuple(allow_origin or ())

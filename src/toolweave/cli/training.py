@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolweave.training.memory import use_huge_pages
 from toolweave.training.recipe import ALIASES, PARTS, Flag, Metric, Recipe, flags, read_config, takes_list
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ def sft(
     """
     given = {name: value for name, value in choices.items() if value not in (None, [])}
     recipe = Recipe.of(**{**(read_config(config) if config else {}), **given})
-    use_huge_pages()
 
     from toolweave.models.base_models import load
     from toolweave.training import layout

@@ -35,7 +35,7 @@ from toolweave.evals.score import VisitResult
 from toolweave.evals.stats import Interval, bootstrap
 from toolweave.evals.targets import Sampling, open_target
 from toolweave.evals.visit import run_visits
-from toolweave.training.checkpoint import best_checkpoint
+from toolweave.training.progress import best_checkpoint
 from toolweave.types import Episode, Json, Lang, Sample
 
 # Public rows are English, play no role, and know neither errors nor missing arguments nor chat.

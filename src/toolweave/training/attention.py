@@ -25,6 +25,8 @@ from toolweave.errors import ModelError
 from toolweave.training.prefix_tree import Block, PrefixTree
 
 NAME = "toolweave_tree"
+# So many bytes of attention weights are kept for the backward pass, the lowest layers'; the others are computed again.
+_KEPT_BYTES = 2**30
 
 
 class _Plan(NamedTuple):
@@ -34,6 +36,7 @@ class _Plan(NamedTuple):
     groups: int
     scale: float
     window: int | None
+    keeps_weights: bool
 
     def rows(self, block: Block) -> slice:
         """Return the rows of the block's queries."""
@@ -55,19 +58,19 @@ class _TreeAttention(torch.autograd.Function):
         q = _fold(q[0].unflatten(0, (-1, plan.groups)).transpose(1, 2) * plan.scale)
         k, v = k[0].contiguous(), v[0].contiguous()
         queries, keys = _with_constant(q, -_root_scores(q, k, plan)), _with_ones(k)
-        sums = _weigh(queries, keys, v, plan)
+        sums, weights = _weigh(queries, keys, v, plan)
         bound = torch.finfo(q.dtype).max ** 0.5
         if not (sums.weights.min() > 1 / bound and sums.weights.max() < bound):
             queries = _with_constant(q, -_highest_scores(q, k, plan))
-            sums = _weigh(queries, keys, v, plan)
+            sums, weights = _weigh(queries, keys, v, plan)
         out = (sums.values / sums.weights).to(q.dtype)
-        ctx.save_for_backward(queries, keys, v, out, sums.weights)
+        ctx.save_for_backward(queries, keys, v, out, sums.weights, *weights)
         ctx.plan = plan
         return _by_token(out, plan.groups).unsqueeze(0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, v, out, total = ctx.saved_tensors
+        queries, keys, v, out, total, *kept = ctx.saved_tensors
         plan, size = cast(_Plan, ctx.plan), v.shape[-1]
         q, k, values = queries[..., :size].contiguous(), keys[..., :size].contiguous(), _with_ones(v)
         # Divided by the sums here, once, rather than the weights of every block.
@@ -77,10 +80,9 @@ class _TreeAttention(torch.autograd.Function):
         grad_and_dot = _with_constant(grad, -dot)
         dq = torch.zeros_like(q, dtype=torch.float32)
         dk, dv = torch.empty_like(k), torch.empty_like(v)
-        for block in plan.tree.blocks:
+        for number, block in enumerate(plan.tree.blocks):
             own, rows = slice(block.start, block.stop), plan.rows(block)
-            # Computed again: those of all layers would be half as much again as all else that waits for this pass.
-            weights = _scores(queries, keys, block, plan).exp_()
+            weights = kept[number] if kept else _scores(queries, keys, block, plan).exp_()
             dv[:, own] = torch.bmm(weights.transpose(1, 2), grad[:, rows])
             ds = torch.bmm(grad_and_dot[:, rows], values[:, own].transpose(1, 2)).mul_(weights)
             dq[:, rows] += torch.bmm(ds, k[:, own])
@@ -133,15 +135,18 @@ def _highest_scores(q: Tensor, k: Tensor, plan: _Plan) -> Tensor:
     return highest
 
 
-def _weigh(queries: Tensor, keys: Tensor, v: Tensor, plan: _Plan) -> _Sums:
+def _weigh(queries: Tensor, keys: Tensor, v: Tensor, plan: _Plan) -> tuple[_Sums, list[Tensor]]:
+    """Return the sums, and the weights of each block if they are to be kept."""
     values = v.new_zeros((*queries.shape[:2], v.shape[-1]), dtype=torch.float32)
-    sums = _Sums(values, values.new_zeros((*queries.shape[:2], 1)))
+    sums, kept = _Sums(values, values.new_zeros((*queries.shape[:2], 1))), []
     for block in plan.tree.blocks:
         rows = plan.rows(block)
         weights = _scores(queries, keys, block, plan).exp_()
         sums.values[:, rows] += torch.bmm(weights, v[:, block.start : block.stop])
         sums.weights[:, rows] += weights.sum(-1, keepdim=True)
-    return sums
+        if plan.keeps_weights:
+            kept.append(weights)
+    return sums, kept
 
 
 def _scores(q: Tensor, k: Tensor, block: Block, plan: _Plan) -> Tensor:
@@ -177,11 +182,13 @@ def tree_attention(
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise ModelError("models with capped attention scores or attention sinks cannot be trained on prefix trees")
     depth = int(tree.positions.max()) + 1
+    size = query.shape[1] * query.element_size() * sum((b.end - b.start) * (b.stop - b.start) for b in tree.blocks)
     plan = _Plan(
         tree,
         query.shape[1] // key.shape[1],
         scaling if scaling is not None else query.shape[-1] ** -0.5,
         sliding_window if sliding_window is not None and sliding_window < depth else None,
+        keeps_weights=torch.is_grad_enabled() and (getattr(module, "layer_idx", 0) + 1) * size <= _KEPT_BYTES,
     )
     out = cast(Tensor, _TreeAttention.apply(query, key, value, plan))  # type: ignore[no-untyped-call]  # torch
     return out, None

@@ -7,11 +7,9 @@ state: order, learning rate and dropout are functions of the seed and the step.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,32 +24,11 @@ from torch.optim import Optimizer
 
 from toolweave.errors import ModelError
 from toolweave.training.layout import checkpoints
+from toolweave.training.progress import Progress
 from toolweave.weights.manifest import broken, remove_drafts, replace_folder, restore_folders, seal
 
-_TENSORS, _PROGRESS = "training.safetensors", "training.json"
+_TENSORS = "training.safetensors"
 _console = Console(stderr=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The best evaluation so far: its step, and the metric's value."""
-
-    step: int
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is. `identity` is all that decides its result: it goes on only if this is unchanged."""
-
-    identity: Mapping[str, Any]
-    step: int = 0
-    best: Best | None = None
-    nominal: int = 0
-    distinct: int = 0
-    seconds: float = 0.0
-    train_loss: float | None = None
-    eval_loss: float | None = None
 
 
 class Checkpoints:
@@ -70,7 +47,7 @@ class Checkpoints:
         with replace_folder(target) as draft:
             write_adapter(draft)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / _TENSORS)
-            (draft / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n", "utf-8")
+            progress.save(draft)
             seal(draft)
         self._rotate(progress)
         return target
@@ -92,7 +69,7 @@ class Checkpoints:
             if reason:
                 _console.print(f"{found[step]} is left aside: {reason}", style="yellow", soft_wrap=True)
                 continue
-            progress = _read(found[step])
+            progress = Progress.read(found[step])
             _check_identity(progress.identity, identity, found[step])
             return progress
         if found:
@@ -123,15 +100,6 @@ class Checkpoints:
                 # Renamed first, so that what a kill leaves is a draft and never half a checkpoint.
                 with _aside(self.path(step)) as doomed:
                     shutil.rmtree(doomed)
-
-
-def best_checkpoint(folder: Path) -> Path:
-    """Return the best checkpoint of a run folder, by its newest complete one. Raises ModelError when there is none."""
-    for step, path in sorted(checkpoints(folder).items(), reverse=True):
-        if broken(path) is None:
-            progress = _read(path)
-            return folder / f"checkpoint-{progress.best.step if progress.best else step}"
-    raise ModelError(f"{folder} holds no complete checkpoint", "give the folder that toolweave sft wrote to")
 
 
 def collect(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -195,15 +163,6 @@ def _like(value: Tensor, weight: Tensor) -> Tensor:
     if isinstance(weight, DTensor):
         return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
     return value.to(weight.device, copy=True)
-
-
-def _read(folder: Path) -> Progress:
-    try:
-        content = json.loads((folder / _PROGRESS).read_text("utf-8"))
-        progress = Progress(**content)
-        return replace(progress, best=Best(**content["best"])) if content["best"] else progress
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{folder} is no checkpoint of toolweave sft: {error}") from error
 
 
 def _check_identity(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:

@@ -20,15 +20,17 @@ from toolweave.errors import DataError, Interrupted, ModelError
 from toolweave.models.base_models import LoadedModel
 from toolweave.training import attention
 from toolweave.training.batching import shared_batches
-from toolweave.training.checkpoint import Best, Checkpoints, Progress, collect, restore
+from toolweave.training.checkpoint import Checkpoints, collect, restore
 from toolweave.training.distributed import Workers, joined
 from toolweave.training.layout import named_checkpoint
+from toolweave.training.lean import make_lean
 from toolweave.training.log import LOG_NAME, RunLog
 from toolweave.training.lora import add_lora
-from toolweave.training.memory import FreedMemory
+from toolweave.training.memory import forget_shapes
 from toolweave.training.plan import Plan, fingerprint, labels
 from toolweave.training.plots import plot_run
 from toolweave.training.prefix_tree import Encoded, PrefixTree
+from toolweave.training.progress import Best, Progress
 from toolweave.training.recipe import Dtype, LoraPart, ModelPart, Recipe, write_config
 from toolweave.training.rows import Dropped, Row, Rows, prepare, row_id
 from toolweave.training.stopping import StopRequest
@@ -91,6 +93,7 @@ def train(
             return train(
                 loaded, samples, run, recipe, base, validation=validation, unread=unread, workers=alone, judge=judge
             )
+    forget_shapes()
     data = recipe.data
     rows = prepare(samples, loaded.template, data.max_length, data.check_dataset_strategy)
     rows = replace(rows, dropped=(*unread, *rows.dropped))
@@ -177,13 +180,11 @@ class _Run:
         first = self._progress.step
         if first == total:
             return
-        freed = FreedMemory()
         with StopRequest() as stop:
             for number in range(first, total):
                 # Not beside the step before: once a second thread has used OpenMP, those of the first sleep between
                 # products instead of waiting awake, which costs more than a fifth of the speed.
                 work = self._work(number)
-                freed.make_room(max((len(tree.tokens) for tree, _ in work.trees), default=0))
                 loss, distinct, norm, asked = self._learn(number, work, stop.asked)
                 last, step = number + 1 == total, number + 1
                 seconds = before + time.monotonic() - started
@@ -336,6 +337,7 @@ class _Run:
 
 def _adapt(loaded: LoadedModel, lora: LoraPart) -> PeftModel:
     loaded.model.set_attn_implementation(attention.NAME)
+    make_lean(loaded.model)
     config = LoraConfig(
         r=lora.lora_rank,
         lora_alpha=lora.lora_alpha,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from toolweave.errors import ToolweaveError
-from toolweave.models.base_models import EMBEDDED
+from toolweave.models.locate import EMBEDDED
 from toolweave.studio import adopt
 from toolweave.studio.mix import PRACTICE_VISITS, RecipeName, look, named_recipe, write_practice_visits
 from toolweave.studio.parts import enclosing_tab, note, shown
