@@ -18,7 +18,7 @@ from ours import recipe_of
 from peft import LoraConfig
 from rich.console import Console
 from rich.table import Table
-from run import flops_per_token, gemm_peak
+from run import flops_per_pair, flops_per_token, gemm_peak
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from workload import agent_rows
@@ -60,9 +60,7 @@ def main() -> None:
     tree = PrefixTree.build([row.encoded for row in rows])
     flops, layers = flops_per_token(loaded.model), loaded.model.config.num_hidden_layers
     bytes_moved = layers * _bytes_of_a_layer(loaded.model, len(tree.tokens), layers)
-    # Two products forward and four backward, of 2 operations each.
-    pairs = sum((block.end - block.start) * (block.stop - block.start) for block in tree.blocks)
-    attention_flops = 12 * layers * loaded.model.config.num_attention_heads * _head_size(loaded.model) * pairs
+    attention_flops = flops_per_pair(loaded.model) * int((tree.positions + 1).sum())
 
     loaded.model.set_attn_implementation(attention.NAME)
     make_lean(loaded.model)
@@ -99,7 +97,7 @@ def main() -> None:
     console.print(table)
     for name, amount, limit, unit in (
         ("products with the base", len(tree.tokens) * flops, peak, "FLOP"),
-        ("attention", attention_flops, peak, "FLOP"),
+        ("attention, each token to those it sees", attention_flops, peak, "FLOP"),
         ("bytes of both operands and results of the products", bytes_moved, stream, "B"),
     ):
         console.print(
@@ -130,11 +128,6 @@ def _bytes_of_a_layer(model: nn.Module, tokens: int, layers: int) -> int:
     ]
     both_ways = sum(2 * 2 * (rows * columns + tokens * (rows + columns)) for rows, columns in shapes)
     return both_ways // layers
-
-
-def _head_size(model: nn.Module) -> int:
-    config = model.config
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _class_of(operator: str) -> str:

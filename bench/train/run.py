@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from ours import recipe_of
@@ -42,6 +42,14 @@ RESULT = HERE.parent / "results" / "train.json"
 SHARING_OFF = "toolweave, sharing off"
 _GEMM = 2048
 _console = Console(soft_wrap=True, width=150)
+
+
+class Costs(NamedTuple):
+    """Operations of a token and of a pair of tokens of which one sees the other, and how many a second are possible."""
+
+    token: int
+    pair: int
+    peak: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,14 @@ class Timed:
         done = zip(self.course.work, self.seconds, strict=False)
         return [(work.unique if unique else work.nominal) / seconds for work, seconds in done][1:]
 
+    def share(self, costs: Costs, *, attention: bool) -> float:
+        """Return the median share of the GEMM peak, without or with the products of attention."""
+        done = list(zip(self.course.work, self.seconds, strict=False))[1:]
+        return statistics.median(
+            (work.unique * costs.token + work.pairs * costs.pair * attention) / seconds / costs.peak
+            for work, seconds in done
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the medians and the raw figures."""
         return {
@@ -95,7 +111,6 @@ def main() -> None:
     loaded = load(EMBEDDED, torch.bfloat16)
     if not (model / "config.json").exists():
         _save_plain(loaded, model)
-    flops = flops_per_token(loaded.model)
     settings = _settings(args)
     started = time.monotonic()
 
@@ -121,21 +136,22 @@ def main() -> None:
         *_peers(pythons, distinct, step, model),
     ], peaks)  # fmt: skip
 
-    peak = statistics.median(peaks)
+    costs = Costs(flops_per_token(loaded.model), flops_per_pair(loaded.model), statistics.median(peaks))
     for timed in on_agent.values():
-        _print_table(agent, timed, flops, peak, args)
-    _print_table(distinct, on_distinct, flops, peak, args)
-    share = statistics.median(first["toolweave"].speeds(unique=True)) * flops / peak
+        _print_table(agent, timed, costs, args)
+    _print_table(distinct, on_distinct, costs, args)
     ratios = {
         **{_named(f"ratio_vs_{name}"): ratio(timed, "toolweave", name) for name, timed in on_agent.items()},
         **{_named(f"ratio_no_sharing_vs_{name}"): ratio(first, SHARING_OFF, name) for name in args.peers[:1]},
-        "gemm_peak_share": round(share, 3),
+        "gemm_peak_share": round(first["toolweave"].share(costs, attention=False), 3),
+        "gemm_peak_share_with_attention": round(first["toolweave"].share(costs, attention=True), 3),
         **{_named(f"ratio_distinct_vs_{name}"): ratio(on_distinct, "toolweave", name) for name in args.peers},
     }
     figures = {
         **ratios,
-        "gemm_peak_flops": peak,
-        "flops_per_unique_token": flops,
+        "gemm_peak_flops": costs.peak,
+        "flops_per_unique_token": costs.token,
+        "flops_per_pair": costs.pair,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "settings": {
             **settings,
@@ -160,6 +176,13 @@ def flops_per_token(model: nn.Module) -> int:
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     return sum(4 * layer.weight.numel() for name, layer in linears.items() if not name.endswith("lm_head"))
+
+
+def flops_per_pair(model: nn.Module) -> int:
+    """Return the operations of attention for a token and one that it sees: two products forward and four backward."""
+    config = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 12 * config.num_hidden_layers * config.num_attention_heads * size
 
 
 def gemm_peak() -> float:
@@ -235,21 +258,19 @@ def _peers(pythons: Mapping[str, str], workload: Workload, options: Mapping[str,
     return courses
 
 
-def _print_table(
-    workload: Workload, timed: Mapping[str, Timed], flops: int, peak: float, args: argparse.Namespace
-) -> None:
+def _print_table(workload: Workload, timed: Mapping[str, Timed], costs: Costs, args: argparse.Namespace) -> None:
     lengths = [len(row.encoded.ids) for row in workload.rows]
     ours = timed["toolweave"].course.work
     sharing = sum(work.nominal for work in ours) / sum(work.unique for work in ours)
     title = (
         f"{workload.name}: {len(lengths)} rows of {min(lengths)} to {max(lengths)} tokens, each distinct token "
-        f"{sharing:.2f} times; GEMM peak {peak / 1e9:.0f} GFLOP/s"
+        f"{sharing:.2f} times; GEMM peak {costs.peak / 1e9:.0f} GFLOP/s"
     )
     table = Table(
         "",
         "tokens/s",
         "unique/s",
-        "of GEMM peak",
+        "of GEMM peak (with attention)",
         "peak memory",
         "loss of each step",
         "same tokens and labels",
@@ -260,7 +281,8 @@ def _print_table(
         losses = " ".join(f"{loss:.3f}" for loss in one.last["losses"][: args.steps])
         losses = "other steps" if one.course.name.endswith("sharing off") else losses
         table.add_row(
-            name, f"{nominal:.0f}", f"{unique:.0f}", f"{unique * flops / peak:.0%}",
+            name, f"{nominal:.0f}", f"{unique:.0f}",
+            f"{one.share(costs, attention=False):.0%} ({one.share(costs, attention=True):.0%})",
             f"{one.last['peak_bytes'] / 2**30:.1f} GiB", losses,
             f"{one.differing} turns differ" if one.differing else "yes",
         )  # fmt: skip

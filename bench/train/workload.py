@@ -22,10 +22,11 @@ _POOL = 20 * VISITS_PER_GROUP
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Tokens of one turn: as if nothing were shared, and as many as are computed."""
+    """Tokens of one turn, as if nothing were shared and as many as are computed; pairs: how often one sees another."""
 
     nominal: int
     unique: int
+    pairs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,21 @@ class Workload:
     def turns_of_rows(self, size: int) -> list[Work]:
         """Return the work of each turn of a peer, which computes every token."""
         batches = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
-        totals = [sum(len(row.encoded.ids) for row in batch) for batch in batches]
-        return [Work(total, total) for total in totals]
+        lengths = [[len(row.encoded.ids) for row in batch] for batch in batches]
+        return [Work(sum(turn), sum(turn), sum(n * (n + 1) // 2 for n in turn)) for turn in lengths]
 
     def turns_of_trees(self, recipe: Recipe) -> list[Work]:
         """Return the work of each of our turns under `recipe`."""
         plan = Plan.of([row.encoded for row in self.rows], recipe.optim, world=1)
         trees = [[PrefixTree.build(batch) for batch in plan.step(number)] for number in range(plan.total)]
-        return [Work(sum(t.nominal for t in step), sum(len(t.tokens) for t in step)) for step in trees]
+        return [
+            Work(
+                sum(tree.nominal for tree in step),
+                sum(len(tree.tokens) for tree in step),
+                sum(int((tree.positions + 1).sum()) for tree in step),
+            )
+            for step in trees
+        ]
 
 
 def agent_rows(template: ChatTemplate, count: int, recipe: Recipe) -> Workload:

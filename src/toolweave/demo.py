@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,9 +41,8 @@ from toolweave.training.progress import best_checkpoint
 LEAST_VISITS, MOST_VISITS = 220, 24_000
 # Merging and the visits after take as long together as the visits before; this is for chats and starting.
 _RESERVE_SECONDS = 60
-# A group takes so many times what it took when measured, with evaluations and checkpoints: 1.15 times in an hour's run.
-_WITH_ALL = 1.14
-# Groups differ in size by a tenth and more: the mean of so many tells how long the next ones take.
+# Groups differ in size by a tenth and more: the mean of so many tells how long the next ones take. The first ones are
+# larger than most, by more than evaluations and checkpoints take.
 _MEASURED_GROUPS = 4
 # Of phrases and values as in training, to draw the loss of what was not learned: two prompts, one a language.
 _VALIDATION_VISITS = 40
@@ -190,12 +189,21 @@ def _choose_size(model: str, seconds: float, after: float, target: Path) -> None
         groups = list(training_groups(_MEASURED_GROUPS * VISITS_PER_GROUP))
         write_jsonl(samples, (sample.to_json() for group in groups for sample in group))
         _sft(samples, model, run, "--dataset_test_ratio", "0")
-        last = json.loads((run / "logging.jsonl").read_text("utf-8").splitlines()[-1])
-    a_group = _WITH_ALL * last["seconds"] / len(groups)
+        log = [json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()]
+    a_group = _steady_seconds(log) / len(groups)
     left = seconds - after - (time.monotonic() - started) - _RESERVE_SECONDS
     visits = min(max(int(left / a_group) * VISITS_PER_GROUP, LEAST_VISITS), MOST_VISITS)
     target.write_text(json.dumps({"training_visits": visits, "seconds_a_group": a_group}), "utf-8")
     _console.print(f"{a_group:.1f} s for {VISITS_PER_GROUP} visits: training on {visits} of them")
+
+
+def _steady_seconds(log: Sequence[Mapping[str, float]]) -> float:
+    """Return how long the steps of a log would have taken if the first, which gets the memory, were as fast as the rest."""
+    first, last = log[0], log[-1]
+    if first is last:
+        return first["seconds"]
+    tokens, of_first = (entry["tokens_per_second"] * entry["seconds"] for entry in (last, first))
+    return (last["seconds"] - first["seconds"]) * tokens / (tokens - of_first)
 
 
 def _synthesize(target: Path, validation: Path, visits: int) -> None:
