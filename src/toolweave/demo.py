@@ -198,7 +198,7 @@ def _choose_size(model: str, seconds: float, after: float, target: Path) -> None
 
 
 def _steady_seconds(log: Sequence[Mapping[str, float]]) -> float:
-    """Return how long the steps of a log would have taken if the first, which gets the memory, were as fast as the rest."""
+    """Return what the steps of a log would have taken, were the first, which gets the memory, as fast as the others."""
     first, last = log[0], log[-1]
     if first is last:
         return first["seconds"]
