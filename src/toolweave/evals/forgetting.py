@@ -11,7 +11,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import torch
 import yaml
 
 from toolweave.data.catalogue import TEST_CHATS, load_catalogue
@@ -19,7 +18,6 @@ from toolweave.evals.cache import CountingClient, Metered, ReplyCache, Source
 from toolweave.evals.cases import Line
 from toolweave.evals.score import Failure, VisitResult
 from toolweave.evals.targets import Target
-from toolweave.models.base_models import load
 from toolweave.types import Lang, Message
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -88,16 +86,21 @@ def run_instructions(target: Target, replies: ReplyCache, concurrency: int = 8) 
         return list(pool.map(ask, load_instructions()))
 
 
-@torch.no_grad()
 def chat_losses(model: str) -> dict[str, float]:
     """Return the mean loss per token of each held-out chat answer, end token among them. Loads the model here."""
+    # Here, as evaluations that ask a server need no torch, which takes seconds to load.
+    import torch
+
+    from toolweave.models.base_models import load
+
     loaded = load(model)
     losses = {}
     for lang in Lang:
         for number, pair in enumerate(load_catalogue().chat[lang][-TEST_CHATS:]):
             prompt = loaded.template.prompt_ids([Message(role="user", content=pair["q"])])
             answer = loaded.template.completion_ids(pair["a"])
-            logits = loaded.model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].float()
+            with torch.no_grad():
+                logits = loaded.model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].float()
             losses[f"chat-{lang}-{number:02d}"] = float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)))
     return losses
 
