@@ -79,6 +79,13 @@ def test_the_demo_itself_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_first_step_counts_as_the_others_do() -> None:
+    steps = [{"seconds": 9.0, "tokens_per_second": 100 / 9.0}, {"seconds": 15.0, "tokens_per_second": 400 / 15.0}]
+    assert demo._steady_seconds(steps[:1]) == pytest.approx(9)
+    # 300 tokens took 6 s after the first 100: 400 take 8.
+    assert demo._steady_seconds(steps) == pytest.approx(8)
+
+
 def test_unknown_model_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "toolweave", "demo", "--model", "./no/such", "--output", str(tmp_path / "out")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
