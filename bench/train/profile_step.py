@@ -15,7 +15,6 @@ from collections import Counter
 
 import torch
 from ours import recipe_of
-from peft import LoraConfig
 from rich.console import Console
 from rich.table import Table
 from run import flops_per_pair, flops_per_token, gemm_peak
@@ -25,18 +24,15 @@ from workload import agent_rows
 
 from toolweave.models.base_models import load
 from toolweave.models.locate import EMBEDDED
-from toolweave.training import attention
-from toolweave.training.lean import make_lean
-from toolweave.training.lora import add_lora
 from toolweave.training.loss import tree_loss
 from toolweave.training.memory import forget_shapes
 from toolweave.training.prefix_tree import PrefixTree
+from toolweave.training.sft import adapt
 
 # The first that occurs in an operator's name decides.
 _CLASSES = {
     "attention products": ("bmm",),
     "matrix products": ("mm", "addmm", "linear"),
-    "softmax": ("softmax", "logsumexp", "logaddexp"),
     "optimizer": ("adam", "_foreach", "lerp", "addcdiv", "addcmul"),
     "copies": ("copy_", "contiguous", "clone", "cat", "fill_", "zero_", "index", "gather", "scatter", "embedding"),
 }
@@ -62,12 +58,7 @@ def main() -> None:
     bytes_moved = layers * _bytes_of_a_layer(loaded.model, len(tree.tokens), layers)
     attention_flops = flops_per_pair(loaded.model) * int((tree.positions + 1).sum())
 
-    loaded.model.set_attn_implementation(attention.NAME)
-    make_lean(loaded.model)
-    config = LoraConfig(
-        r=8, lora_alpha=32, lora_dropout=args.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-    )  # fmt: skip
-    model = add_lora(loaded.model, config).train()
+    model = adapt(loaded, recipe.lora).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-3)
 

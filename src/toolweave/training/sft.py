@@ -128,7 +128,7 @@ class _Run:
         self._plan = Plan.of(rows.encoded, optim, workers.count)
         self._evals = [PrefixTree.build(batch) for batch in shared_batches(held.encoded, optim.max_tokens_per_batch)]
         torch.manual_seed(optim.seed)
-        self._model = _adapt(loaded, recipe.lora)
+        self._model = adapt(loaded, recipe.lora)
         if optim.gradient_checkpointing:
             _checkpoint_activations(self._model)
         self._module, self._optimizer = workers.adopt(
@@ -335,7 +335,8 @@ class _Run:
         }
 
 
-def _adapt(loaded: LoadedModel, lora: LoraPart) -> PeftModel:
+def adapt(loaded: LoadedModel, lora: LoraPart) -> PeftModel:
+    """Return the model as it is trained: tree attention, lean layers, adapters. Raises ModelError for unknown layers."""
     loaded.model.set_attn_implementation(attention.NAME)
     make_lean(loaded.model)
     config = LoraConfig(
