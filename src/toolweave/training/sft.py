@@ -336,7 +336,7 @@ class _Run:
 
 
 def adapt(loaded: LoadedModel, lora: LoraPart) -> PeftModel:
-    """Return the model as it is trained: tree attention, lean layers, adapters. Raises ModelError for a layer unknown."""
+    """Return the model as it is trained: tree attention, lean layers, adapters. Raises ModelError for unknown names."""
     loaded.model.set_attn_implementation(attention.NAME)
     make_lean(loaded.model)
     config = LoraConfig(
