@@ -24,8 +24,8 @@ from toolweave.data.synthesize import held_out_episodes
 from toolweave.dialects import Dialect, get_dialect
 from toolweave.models.base_models import load
 from toolweave.serving.engine import Engine
-from toolweave.serving.generation import SamplingParams
-from toolweave.serving.guide import CallFrame, call_grammar
+from toolweave.serving.grammar import CallFrame, call_grammar
+from toolweave.serving.sampling import SamplingParams
 from toolweave.types import Episode, InvalidToolCall, Reply, ToolSpec
 
 MODES = ("free", "guided", "required")

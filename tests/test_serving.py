@@ -31,7 +31,8 @@ from toolweave.models.template import ChatTemplate
 from toolweave.serving import engine as engine_module
 from toolweave.serving.app import create_app
 from toolweave.serving.engine import Engine
-from toolweave.serving.generation import FinishReason, RequestError, SamplingParams, TokenLogprob
+from toolweave.serving.generation import FinishReason, TokenLogprob
+from toolweave.serving.sampling import RequestError, SamplingParams
 from toolweave.serving.server import deploy
 from toolweave.serving.text import TextStream
 from toolweave.types import Message

@@ -22,7 +22,7 @@ from scripted_engine import TEMPLATE, ScriptedEngine, served
 from test_serving import wait_until
 from toolweave.errors import ServerError
 from toolweave.serving.gatekeeper import Limits
-from toolweave.serving.generation import SamplingParams
+from toolweave.serving.sampling import SamplingParams
 
 KEY = "sk-密-secret"
 

@@ -21,7 +21,8 @@ from scripted_engine import TEMPLATE, ScriptedEngine, served
 from toolweave.dialects import CallsPerReply, Prompt, get_dialect
 from toolweave.serving.calls import CallStream, ReplyDelta, call_arguments
 from toolweave.serving.conversation import dialect_messages, tools_in_text
-from toolweave.serving.guide import CallFrame, Guides, call_grammar
+from toolweave.serving.grammar import CallFrame, call_grammar
+from toolweave.serving.guide import Guides
 from toolweave.serving.protocol import ChatMessage
 from toolweave.types import InvalidToolCall, Lang, ToolCall, ToolSpec
 
@@ -165,9 +166,10 @@ def test_without_tools_the_reply_is_left_alone(client: openai.OpenAI) -> None:
 
 
 def test_malformed_calls_come_as_they_are_and_forgiving_ones_as_json(client: openai.OpenAI) -> None:
-    bad = create(client, "坏的", tools=TOOLS).choices[0].message.tool_calls[0].function
+    free = {"guided_calls": False}
+    bad = create(client, "坏的", tools=TOOLS, extra_body=free).choices[0].message.tool_calls[0].function
     assert (bad.name, bad.arguments) == ("image_gen", "{size: oops")
-    loose = create(client, "引号", tools=TOOLS).choices[0].message.tool_calls[0].function
+    loose = create(client, "引号", tools=TOOLS, extra_body=free).choices[0].message.tool_calls[0].function
     assert json.loads(loose.arguments) == {"size": "720*1280", "count": 1}
 
 
@@ -212,7 +214,7 @@ def test_traces_that_make_no_sense_are_refused(url: str, change: list[Any], says
 def test_a_call_that_began_can_only_become_a_valid_one(client: openai.OpenAI) -> None:
     """A random model that was led into `Action:` writes a call of an offered tool with arguments that it takes."""
     for seed in range(8):
-        options = {"tools": [DRAW.openai()], "seed": seed, "extra_body": {"guided_calls": True}}
+        options: Any = {"tools": [DRAW.openai()], "seed": seed}
         reply = client.chat.completions.create(model="tiny", messages=ask("乱叫"), temperature=1, **options).choices[0]
         (call,) = reply.message.tool_calls
         assert (call.function.name, reply.message.content) == ("image_gen", "好的。")
@@ -250,10 +252,10 @@ def test_a_call_is_closed_before_its_tokens_run_out(client: openai.OpenAI, seed:
     Draft202012Validator(NOTE.parameters).validate(json.loads(call.function.arguments))
 
 
-def test_apps_that_write_their_own_tools_can_be_guided(client: openai.OpenAI) -> None:
+def test_apps_that_write_their_own_tools_are_guided(client: openai.OpenAI) -> None:
     dialect = get_dialect("v06")
     messages: Any = dialect.start(Prompt("乱叫", (DRAW,), "", Lang.ZH))
-    for guided in (True, [DRAW.openai()]):
+    for guided in (None, True, [DRAW.openai()]):
         reply = client.chat.completions.create(
             model="tiny", messages=messages, temperature=0, stop=list(dialect.stop), extra_body={"guided_calls": guided}
         ).choices[0]
@@ -266,7 +268,7 @@ def test_apps_that_write_their_own_tools_can_be_guided(client: openai.OpenAI) ->
 
 
 def test_free_text_stays_free(client: openai.OpenAI) -> None:
-    reply = create(client, "下雨", tools=TOOLS, extra_body={"guided_calls": True}).choices[0]
+    reply = create(client, "下雨", tools=TOOLS).choices[0]
     assert reply.message.content == "我来查一下。"
     assert reply.message.tool_calls[0].function.arguments == '{"location": "海淀区"}'
 
@@ -285,6 +287,15 @@ def test_response_format(client: openai.OpenAI) -> None:
         create(client, "json", response_format=wanted, tools=TOOLS)
     with pytest.raises(openai.BadRequestError, match="json_schema is missing"):
         create(client, "json", response_format={"type": "json_schema"})
+
+
+def test_a_schema_that_cannot_be_followed_leaves_the_reply_free(client: openai.OpenAI) -> None:
+    """Unless the request itself asked for limits."""
+    tool = {"type": "function", "function": {"name": "image_gen", "parameters": {"type": "array"}}}
+    reply = create(client, "坏的", tools=[tool]).choices[0].message.tool_calls[0].function
+    assert (reply.name, reply.arguments) == ("image_gen", "{size: oops")
+    with pytest.raises(openai.BadRequestError, match="not of an object"):
+        create(client, "坏的", tools=[tool], extra_body={"guided_calls": True})
 
 
 @pytest.mark.parametrize(
@@ -432,4 +443,5 @@ def test_every_marker_that_the_parser_knows_begins_a_guided_call(marker: str) ->
     assert written.calls
     assert follows(f"好\n{marker} amap_weather\nAction Input: ")
     assert not follows(f"好\n{marker} dalle")
+    assert follows(f"好 {marker.strip('*')} dalle")
     assert not isinstance(written.calls[0], InvalidToolCall)

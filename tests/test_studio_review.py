@@ -21,7 +21,8 @@ from toolweave.studio.compare_html import held_out_html
 from toolweave.studio.mix import RecipeName, look, named_recipe, write_practice_visits
 from toolweave.studio.run_html import mix_html
 from toolweave.studio.text import say, table
-from toolweave.studio.trace_html import left_out_name, list_label, request_html, rule_name, tokens_html, visit_html
+from toolweave.studio.trace_html import left_out_name, list_label, request_html, rule_name, visit_html
+from toolweave.studio.trace_tokens import tokens_html
 from toolweave.traces.curate import JUDGE, flag
 from toolweave.traces.export import export, preview
 from toolweave.traces.review import review_all

@@ -109,8 +109,11 @@ def deploy(
         str | None, typer.Option("--dialect", help="Prompt format for requests with tools; the tuned one if not given.")
     ] = None,
     guided_calls: Annotated[
-        bool, typer.Option("--guided_calls", help="Calls can only be valid ones, unless a request says otherwise.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--guided_calls/--free_calls", help="Let calls only be valid ones, or any, unless a request says otherwise."
+        ),
+    ] = True,
     max_queue: Annotated[int, typer.Option("--max_queue", min=0, help="Requests that may wait; more get 429.")] = 256,
     request_seconds: Annotated[float, typer.Option("--request_seconds", help="Time a request may take.")] = 600,
     api_key: Annotated[

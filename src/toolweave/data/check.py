@@ -12,7 +12,6 @@ from toolweave.data.problems import Failure
 from toolweave.data.strategy import Strategy
 from toolweave.dialects import dialect_of, get_dialect
 from toolweave.errors import ModelError
-from toolweave.models.base_models import load_template
 from toolweave.types import InvalidToolCall, Sample
 
 
@@ -93,6 +92,9 @@ class _Measure:
     """Renders samples with a model's chat template."""
 
     def __init__(self, model: str, max_length: int) -> None:
+        # Here, as a check without a model needs no torch, which takes seconds to load.
+        from toolweave.models.base_models import load_template
+
         self._template = load_template(model)
         self._max_length = max_length
         self.tokens: list[int] = []

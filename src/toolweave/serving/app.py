@@ -16,11 +16,12 @@ from toolweave.errors import ModelError, ToolweaveError
 from toolweave.models.template import ChatTemplate
 from toolweave.serving.engine import Engine
 from toolweave.serving.gatekeeper import Gatekeeper, Limits, QueueFullError
-from toolweave.serving.generation import DeadlineError, RequestError
-from toolweave.serving.guide import GuideError
+from toolweave.serving.generation import DeadlineError
+from toolweave.serving.grammar import GuideError
 from toolweave.serving.metrics import CONTENT_TYPE
 from toolweave.serving.protocol import ChatRequest, CompletionRequest
 from toolweave.serving.replies import error_json
+from toolweave.serving.sampling import RequestError
 from toolweave.serving.service import Service
 from toolweave.types import Json
 
@@ -34,13 +35,13 @@ def create_app(
     dialect: str | None = None,
     *,
     limits: Limits | None = None,
-    guided_calls: bool = False,
+    guided_calls: bool = True,
 ) -> FastAPI:
     """Return the server of one model. It answers to `model_name` and its last path component.
 
     `dialect` is the prompt format that the model was tuned on: requests with `tools` are written, and calls read,
     in it, and /v1/models tells it to clients. Without one, tools are left to a chat template that takes them.
-    `guided_calls` limits calls to the tools offered.
+    `guided_calls` limits calls to the tools offered, in `tools` or in the system message of an AgentFabric app.
     """
     app = FastAPI(title="toolweave", docs_url=None, redoc_url=None, openapi_url=None)
     limits = limits or Limits()

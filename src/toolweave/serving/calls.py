@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic_core import from_json
 
 from toolweave.dialects import Dialect
-from toolweave.serving.guide import CallFrame, is_json
+from toolweave.serving.grammar import CallFrame, is_json
 from toolweave.types import InvalidToolCall, Json, Lang, ToolCall
 
 _BLANKS_AND_MARKUP = " \t\r\n>*`"

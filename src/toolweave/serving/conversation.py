@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from toolweave.dialects import CallsPerReply, Dialect, Prompt, ToolsIn
 from toolweave.dialects.agentfabric import contains_chinese
-from toolweave.serving.generation import RequestError
 from toolweave.serving.protocol import ChatMessage
+from toolweave.serving.sampling import RequestError
 from toolweave.types import Lang, Message, ToolCall, ToolSpec
 
 _SYSTEM = ("system", "developer")

@@ -22,11 +22,12 @@ from toolweave.errors import ModelError, ServerError, ToolweaveError
 from toolweave.models.base_models import LoadedModel
 from toolweave.serving import attention
 from toolweave.serving.attention import Segment, Step
-from toolweave.serving.generation import FinishReason, Generation, Piece, RequestError, SamplingParams, TokenLogprob
+from toolweave.serving.generation import FinishReason, Generation, Piece, TokenLogprob
 from toolweave.serving.guide import Guides
 from toolweave.serving.kv_cache import SlotCache
 from toolweave.serving.packing import pack, unpack
 from toolweave.serving.prefix_cache import PrefixCache, common_length
+from toolweave.serving.sampling import RequestError, SamplingParams
 from toolweave.serving.text import TextStream
 
 _STEP_TOKENS = 1024  # of prompts in one step, so that a long prompt does not halt the others for long
@@ -189,7 +190,7 @@ class Engine:
                 list(prompt),
                 computed=node.end,
                 text=TextStream(self.template.tokenizer, generation.params.stop),
-                random=generation.params.generator(self.model.device),
+                random=_random(generation.params.seed, self.model.device),
             )
             for start, kv in node.pieces():
                 self._cache.load(len(self._rows), start, kv)
@@ -315,6 +316,16 @@ class Engine:
             self._rows[index] = last
             self._cache.move(len(self._rows), index, last.computed)
         row.generation.end(how)
+
+
+def _random(seed: int | None, device: torch.device) -> torch.Generator:
+    """Return the random numbers of one request."""
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
 
 
 def _explained(error: Exception) -> ToolweaveError:

@@ -1,16 +1,13 @@
 """Constrained decoding: which tokens may come next, so that a call always is one that a tool can take.
 
-llguidance follows a grammar; this module writes the grammars. How a call is spelled comes from the
-dialect alone: its frame is cut out of a call that the dialect wrote.
+llguidance follows the grammars of `toolweave.serving.grammar`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,21 +16,12 @@ from llguidance.hf import from_tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from toolweave.dialects import CallsPerReply, Dialect
-from toolweave.errors import ToolweaveError
-from toolweave.types import Json, Lang, ToolCall, ToolSpec
+from toolweave.serving.grammar import GuideError
 
 _MAX_GRAMMAR = 256 * 1024  # characters
 # This near to a reply's limit it is first asked how long its call would take to close; with no more tokens than so to
 # spare it is closed, as the next one may begin something that has to be said whole.
 _FAR, _SPARE = 512, 24
-# As json.dumps writes it, which is what models of this package learn.
-_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_PROBE_NAME, _PROBE_ARGUMENTS = "probe_name", {"probe": 0}
-
-
-class GuideError(ToolweaveError):
-    """A schema or grammar that cannot be followed."""
 
 
 class _Closer:
@@ -152,83 +140,6 @@ class Guides:
                     raise GuideError("constrained decoding needs a model with a fast tokenizer (tokenizer.json)")
                 self._tokenizer = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=end_ids)
             return self._tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class CallFrame:
-    """How a dialect spells a call: head, name, middle, arguments, tail up to the stop word.
-
-    Where a reply may make several, `between` stands from the arguments of one to the name of the next.
-    """
-
-    head: str
-    middle: str
-    tail: str
-    between: str = ""
-
-    @classmethod
-    def of(cls, dialect: Dialect, lang: Lang) -> CallFrame:
-        """Cut the frame out of a call that the dialect wrote."""
-        probe, arguments = ToolCall(_PROBE_NAME, _PROBE_ARGUMENTS), json.dumps(_PROBE_ARGUMENTS)
-        head, rest = dialect.call_completion(probe, lang).split(_PROBE_NAME, 1)
-        middle, tail = rest.split(arguments, 1)
-        between = ""
-        if dialect.calls_per_reply is CallsPerReply.MANY:
-            _, _, rest = dialect.calls_completion([probe, probe], lang).partition(arguments)
-            between, _, _ = rest.partition(_PROBE_NAME)
-        return cls(head, middle, dialect.visible(tail), between)
-
-    @property
-    def trigger(self) -> str:
-        """The last words before the name, without JSON: from here on a reply is a call."""
-        return [line for line in self.head.splitlines() if line.strip() and not is_json(line)][-1].rstrip()
-
-
-def is_json(line: str) -> bool:
-    """Tell whether a line of a call's spelling is part of its JSON."""
-    return bool(set(line) & set('{}"'))
-
-
-def call_grammar(frame: CallFrame, tools: Sequence[ToolSpec], *, forced: bool) -> str:
-    """Return the grammar of a reply: free text, and, once it begins a call, only valid calls of the tools.
-
-    `forced` leaves out the free text. Raises GuideError for a tool whose parameters are not a schema of objects.
-    """
-    rest = frame.head[frame.head.rindex(frame.trigger) + len(frame.trigger) :]
-    calls = " | ".join(
-        f"{_quoted(tool.name)} {_quoted(frame.middle)} %json {json.dumps(_arguments(tool))}" for tool in tools
-    )
-    more = f"({_quoted(frame.between)} one)*" if frame.between else ""
-    rules = f"call: {_quoted(rest)} one {more} {_quoted(frame.tail)}\none: {calls}\n"
-    if forced:
-        return f"%llguidance {{}}\nstart: {_quoted(frame.head.removesuffix(rest))} call\n{rules}"
-    # Readers of calls forgive blanks before a colon, and Chinese ones.
-    trigger = _regex(frame.trigger.removesuffix(":")) + (r"[ \t]*[:：]" if frame.trigger.endswith(":") else "")
-    return (
-        f"%llguidance {{}}\nstart: free | begun call\nfree: TEXT\nbegun[lazy]: /(?s:.*){trigger}/\n"
-        f"TEXT: /(?s:.*)/\n{rules}"
-    )
-
-
-def json_grammar(schema: Json) -> str:
-    """Return the grammar of a reply that is JSON by this schema."""
-    return f"%llguidance {{}}\nstart: %json {json.dumps({**schema, 'x-guidance': _SPACING})}\n"
-
-
-def _arguments(tool: ToolSpec) -> Json:
-    schema = {"type": "object", **tool.parameters}
-    if schema["type"] != "object":
-        raise GuideError(f"the parameters of {tool.name} are a schema of {schema['type']}, not of an object")
-    # A key that the tool does not know is never right, whatever the schema leaves open.
-    return {"additionalProperties": False, **schema, "x-guidance": _SPACING}
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text) if text else ""
-
-
-def _regex(text: str) -> str:
-    return "".join(f"\\{char}" if char in r"\^$.|?*+()[]{}/<>" else char for char in text)
 
 
 def _first_line(error: str) -> str:

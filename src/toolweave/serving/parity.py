@@ -15,7 +15,7 @@ from toolweave.models.presets import Endpoint
 from toolweave.models.server_errors import explain
 from toolweave.models.template import ChatTemplate
 from toolweave.serving.engine import Engine
-from toolweave.serving.generation import SamplingParams
+from toolweave.serving.sampling import SamplingParams
 from toolweave.types import Sample
 from toolweave.weights.manifest import Manifest
 from toolweave.weights.parity import Agreement, Reply, compare, greedy, load_adapter, parity_requests, reply_tokens

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from toolweave.serving.generation import RequestError, SamplingParams
+from toolweave.serving.sampling import RequestError, SamplingParams
 from toolweave.types import Json, Message, ToolCall, ToolSpec
 
 DEFAULT_MAX_TOKENS = 512

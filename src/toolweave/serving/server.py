@@ -26,7 +26,7 @@ def deploy(
     served_model_name: str | None = None,
     *,
     dialect: str | None = None,
-    guided_calls: bool = False,
+    guided_calls: bool = True,
     limits: Limits | None = None,
     max_batch: int = 16,
     max_length: int = 4096,

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TypeVar
@@ -24,11 +24,12 @@ from toolweave.serving.calls import CallStream, ReplyDelta
 from toolweave.serving.conversation import dialect_messages, language, tools_in_text
 from toolweave.serving.engine import Engine
 from toolweave.serving.gatekeeper import Admission, Limits
-from toolweave.serving.generation import DeadlineError, Generation, Piece, RequestError, Usage
-from toolweave.serving.guide import CallFrame, call_grammar, json_grammar
+from toolweave.serving.generation import DeadlineError, Generation, Piece, Usage
+from toolweave.serving.grammar import CallFrame, GuideError, call_grammar, json_grammar
 from toolweave.serving.metrics import Metrics
-from toolweave.serving.protocol import ChatRequest, CompletionRequest, SamplingDefaults, named_tool
+from toolweave.serving.protocol import ChatRequest, CompletionRequest, SamplingDefaults, Tool, named_tool
 from toolweave.serving.replies import Reply, error_json, finish_reason
+from toolweave.serving.sampling import RequestError
 from toolweave.types import Json, ToolSpec
 
 T = TypeVar("T")
@@ -81,13 +82,13 @@ class _Answer:
 class Service:
     """Answers the requests of one model.
 
-    `dialect` is the format in which tools are told to the model and its calls are read; with `guided_calls`, calls
-    are limited to the tools offered unless a request says otherwise. Raises ModelError when the dialect leaves tools to
-    a chat template that does not take them.
+    `dialect` is the format in which tools are told to the model and its calls are read. With `guided_calls`, calls are
+    limited to the tools offered, unless a request says otherwise or their schemas cannot be followed. Raises ModelError
+    when the dialect leaves tools to a chat template that does not take them.
     """
 
     def __init__(
-        self, engine: Engine, model_name: str, dialect: Dialect, limits: Limits, *, guided_calls: bool = False
+        self, engine: Engine, model_name: str, dialect: Dialect, limits: Limits, *, guided_calls: bool = True
     ) -> None:
         if dialect.tools_in is ToolsIn.REQUEST and not engine.template.takes_tools:
             raise ModelError(
@@ -137,7 +138,15 @@ class Service:
         return _Answer(generations, dialect, places, self.metrics, started)
 
     def _submit(self, body: ChatRequest | CompletionRequest) -> tuple[Dialect | None, list[Generation]]:
-        plan = self._plan(body) if isinstance(body, ChatRequest) else self._plan_raw(body.text_or_ids)
+        if isinstance(body, CompletionRequest):
+            return self._begin(body, self._plan_raw(body.text_or_ids))
+        if body.guided_calls is None and self._guided_calls:
+            # Nobody asked for limits, so a schema that cannot be followed is no reason to refuse.
+            with suppress(GuideError):
+                return self._begin(body, self._plan(body, guided=True))
+        return self._begin(body, self._plan(body, guided=body.guided_calls or False))
+
+    def _begin(self, body: ChatRequest | CompletionRequest, plan: _Plan) -> tuple[Dialect | None, list[Generation]]:
         params = body.sampling(self._defaults, plan.stop)
         each = [
             params if params.seed is None or not number else replace(params, seed=params.seed + number)
@@ -149,7 +158,7 @@ class Service:
     def _plan_raw(self, prompt: str | list[int]) -> _Plan:
         return _Plan(self.engine.template.raw_ids(prompt) if isinstance(prompt, str) else prompt)
 
-    def _plan(self, body: ChatRequest) -> _Plan:
+    def _plan(self, body: ChatRequest, *, guided: bool | list[Tool]) -> _Plan:
         offered = tuple(tool.to_spec() for tool in body.tools or ())
         choice = named_tool(body.tool_choice)
         tools = () if body.tool_choice == "none" else offered
@@ -166,7 +175,7 @@ class Service:
         schema = body.response_format.wanted if body.response_format is not None else None
         if schema is not None and tools:
             raise RequestError("response_format: JSON and calls exclude each other", 'say tool_choice "none"')
-        limited = tools if forced else self._limited(body, tools)
+        limited = tools if forced else _limited(body, tools, guided)
         grammar = None
         if schema is not None:
             grammar = json_grammar(schema)
@@ -175,15 +184,6 @@ class Service:
         told = offered if tools and self.dialect.tools_in is ToolsIn.REQUEST else ()
         prompt = self.engine.template.prompt_ids(messages, told)
         return _Plan(prompt, self.dialect.stop if tools else (), grammar, self.dialect if tools else None)
-
-    def _limited(self, body: ChatRequest, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
-        """Return the tools that calls are limited to; none leaves the reply free."""
-        wanted = self._guided_calls if body.guided_calls is None else body.guided_calls
-        if isinstance(wanted, list):
-            return [tool.to_spec() for tool in wanted]
-        if not wanted or body.tool_choice == "none":
-            return ()
-        return tools or tools_in_text(body.messages)
 
     async def _whole(self, answer: _Answer, reply: Reply, *, logprobs: bool) -> list[Json]:
         choices = []
@@ -282,6 +282,15 @@ async def _until_gone(request: Request, answer: _Answer, work: Coroutine[None, N
         return await work
     finally:
         watcher.cancel()
+
+
+def _limited(body: ChatRequest, tools: Sequence[ToolSpec], guided: bool | list[Tool]) -> Sequence[ToolSpec]:
+    """Return the tools that calls are limited to; none leaves the reply free."""
+    if isinstance(guided, list):
+        return [tool.to_spec() for tool in guided]
+    if not guided or body.tool_choice == "none":
+        return ()
+    return tools or tools_in_text(body.messages)
 
 
 def _sampling_defaults(engine: Engine) -> SamplingDefaults:

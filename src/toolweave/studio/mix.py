@@ -14,7 +14,6 @@ from toolweave.data.jsonl import write_jsonl
 from toolweave.data.synthesize import training_groups
 from toolweave.errors import ToolweaveError
 from toolweave.training.recipe import Recipe
-from toolweave.training.sources import gather
 
 PRACTICE_VISITS = 768
 
@@ -41,6 +40,9 @@ class Mix:
 
 def look(recipe: Recipe) -> Mix:
     """Read, check and mix what a recipe names, as the run will. Raises DataError when that cannot be done."""
+    # Here, as it loads torch, which takes seconds, and the Studio is to be there at once.
+    from toolweave.training.sources import gather
+
     data = recipe.data
     sources = gather(data, recipe.optim.seed)
     report = check(

@@ -1,4 +1,4 @@
-"""Visits as HTML: the timeline, the exact request, and the tokens that are learned.
+"""Visits as HTML: the timeline and the exact request.
 
 All of it was written by users, tools and models: every text is escaped here.
 """
@@ -8,27 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from toolweave.data.strategy import Strategy
 from toolweave.evals.html import difference
-from toolweave.models.base_models import load_template
-from toolweave.models.locate import EMBEDDED
-from toolweave.models.template import ChatTemplate
 from toolweave.tools.simulate import LABEL
 from toolweave.traces.cases import Case, cases
 from toolweave.traces.curate import reasons
-from toolweave.traces.export import to_sample
 from toolweave.traces.rows import ANY_RULE
 from toolweave.traces.trace import Counts, FeedbackKind, Flag, Trace, Verdict, Visit
-from toolweave.training.audit import label_parts
-from toolweave.training.rows import prepare
 from toolweave.types import Lang
 
-_NO_LIMIT = 1 << 30
 Text = Callable[..., str]
 """Looks up a string of the interface: `Studio.text`."""
 _MARKS = {Verdict.UNREVIEWED: "○", Verdict.ACCEPTED: "✓", Verdict.REJECTED: "✗", Verdict.CORRECTED: "✎"}
@@ -103,37 +94,6 @@ def request_html(trace: Trace, text: Text) -> str:
     body = escape(json.dumps(trace.exchange.request, ensure_ascii=False, indent=2))
     summary = f"<summary>{text('traces.request_body')}</summary>"
     return f'<div class="request">{shown}<details>{summary}<pre>{body}</pre></details></div>'
-
-
-def tokens_html(trace: Trace, text: Text) -> str:
-    """Return a trace's row as it would be trained: what is learned, the stop token, and what is context only.
-
-    Raises DataError for a trace that no row can hold, ModelError when the model has no tokenizer here.
-    """
-    model = tokenizer_of(trace)
-    (row,) = prepare([to_sample(trace)], _template(model), _NO_LIMIT, Strategy.NONE).kept
-    prompt, learned, stop = (escape(part) for part in label_parts(row, _template(model)))
-    every, labels = len(row.encoded.ids), len(row.encoded.ids) - row.encoded.prompt
-    legend = text("traces.tokens_legend", model=Path(model).name, all=every, labels=labels)
-    keys = (
-        f'<span class="prompt">{text("traces.prompt")}</span> <mark>{text("traces.learned")}</mark> '
-        f'<mark class="stop">{text("traces.stop_token")}</mark>'
-    )
-    return (
-        f'<p>{escape(legend)} {keys}</p><div class="tokens" tabindex="0"><pre><span class="prompt">{prompt}</span>'
-        f'<mark>{learned}</mark><mark class="stop">{stop}</mark></pre></div>'
-    )
-
-
-def tokenizer_of(trace: Trace) -> str:
-    """Return the model whose chat template shows the tokens: the one that was asked if it is here, else embedded."""
-    folder = Path(trace.model)
-    return str(folder) if trace.model and (folder / "tokenizer.json").is_file() else EMBEDDED
-
-
-@lru_cache(maxsize=4)
-def _template(model: str) -> ChatTemplate:
-    return load_template(model)
 
 
 def _reply(case: Case, current: bool, text: Text, lang: Lang) -> str:

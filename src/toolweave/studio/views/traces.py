@@ -17,7 +17,6 @@ from toolweave.studio.trace_html import (
     list_label,
     request_html,
     rule_name,
-    tokens_html,
     visit_html,
 )
 from toolweave.studio.workspace import part
@@ -173,6 +172,9 @@ class _View:
 
     def tokens(self, current: str | None, request: gr.Request) -> str:
         """Return the tokens of the chosen reply."""
+        # Here, as it loads torch, which takes seconds, and the Studio is to be there at once.
+        from toolweave.studio.trace_tokens import tokens_html
+
         trace = self._trace(current, request)
         try:
             return tokens_html(trace, self.text) if trace else ""
