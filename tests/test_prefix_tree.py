@@ -26,9 +26,10 @@ from transformers import (
 )
 
 from toolweave.errors import ModelError
+from toolweave.models.packing import multiplies
 from toolweave.training import attention, prefix_tree
 from toolweave.training.lean import make_lean
-from toolweave.training.lora import LoraLinear, add_lora
+from toolweave.training.lora import LoraLinear, add_lora, pack_frozen
 from toolweave.training.loss import tree_loss
 from toolweave.training.prefix_tree import Encoded, PrefixTree
 
@@ -98,6 +99,27 @@ def packed(model: PeftModel, samples: list[Encoded]) -> tuple[Tensor, list[Tenso
     loss = tree_loss(model, PrefixTree.build(samples))
     loss.backward()
     return loss.detach(), gradients(model)
+
+
+@cache
+def bf16_model(packs: bool) -> PeftModel:
+    """A copy of the Qwen2 model, whose layers have biases, in bf16."""
+    model = deepcopy(model_of("qwen2", lean=True)).bfloat16()
+    if packs:
+        pack_frozen(model)
+    return model
+
+
+@settings(max_examples=25)
+@given(samples=SAMPLE_SETS)
+def test_packed_weights_compute_the_same(samples: list[Encoded]) -> None:
+    if not multiplies(bf16_model(False).get_base_model().get_decoder().layers[0].mlp.up_proj.get_base_layer().weight):
+        pytest.skip("oneDNN has no products of bf16 for this processor")
+    assert all(layer._packed for layer in bf16_model(True).modules() if isinstance(layer, LoraLinear))
+    (loss, plain), (packed_loss, with_packed) = (packed(bf16_model(packs), samples) for packs in (False, True))
+    torch.testing.assert_close(packed_loss, loss, rtol=0.01, atol=0)
+    for one, other in zip(with_packed, plain, strict=True):
+        assert (one - other).norm() <= 0.01 * other.norm()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

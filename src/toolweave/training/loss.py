@@ -24,17 +24,20 @@ class _LabelLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden)
+        # Made once: the system clears tensors of this size page by page.
+        products = hidden.new_empty((min(_CHUNK, len(hidden)), len(head)))
+        scores = torch.empty_like(products, dtype=torch.float32)
         for start in range(0, len(hidden), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            logits = (hidden[rows] @ head.T).float()
+            made = torch.mm(hidden[rows], head.T, out=products[: len(hidden[rows])])
+            logits = scores[: len(made)].copy_(made)
             picked = logits.gather(1, target[rows, None])
             highest = logits.amax(-1, keepdim=True)
-            # In place from here: a new tensor of this size costs more than what is computed in it.
             share = logits.sub_(highest).exp_()
             norm = share.sum(-1, keepdim=True)
             total += torch.dot((highest + norm.log() - picked).squeeze(1), weight[rows])
             share.mul_(weight[rows, None] / norm).scatter_add_(1, target[rows, None], -weight[rows, None])
-            gradient[rows] = share.to(head.dtype) @ head
+            torch.mm(made.copy_(share), head, out=gradient[rows])
         ctx.save_for_backward(gradient)
         return total
 

@@ -25,7 +25,7 @@ from toolweave.training.distributed import Workers, joined
 from toolweave.training.layout import named_checkpoint
 from toolweave.training.lean import make_lean
 from toolweave.training.log import LOG_NAME, RunLog
-from toolweave.training.lora import add_lora
+from toolweave.training.lora import add_lora, pack_frozen
 from toolweave.training.memory import forget_shapes
 from toolweave.training.plan import Plan, fingerprint, labels
 from toolweave.training.plots import plot_run
@@ -346,7 +346,10 @@ def adapt(loaded: LoadedModel, lora: LoraPart) -> PeftModel:
         target_modules=_targets(loaded.model, lora),
         task_type="CAUSAL_LM",
     )
-    return add_lora(loaded.model, config)
+    model = add_lora(loaded.model, config)
+    if not torch.accelerator.is_available():
+        pack_frozen(model)
+    return model
 
 
 def _targets(model: nn.Module, lora: LoraPart) -> str | list[str]:
