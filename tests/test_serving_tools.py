@@ -49,6 +49,7 @@ REPLIES = {
     "坏的": "Action: image_gen\nAction Input: {size: oops\nObservation:",
     "引号": "Action: image_gen\nAction Input: {'size': '720*1280', 'count': 1}\nObservation:",
     "乱叫": "好的。\nAction:",
+    "好长": f'Action: image_gen\nAction Input: {{"a": "{"a" * 100}"}}\nObservation:',
     "你好": "你好！有什么 Action: 可以帮你？",
 }
 
@@ -289,13 +290,28 @@ def test_response_format(client: openai.OpenAI) -> None:
         create(client, "json", response_format={"type": "json_schema"})
 
 
-def test_a_schema_that_cannot_be_followed_leaves_the_reply_free(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize(
+    ("query", "parameters", "arguments", "why"),
+    [
+        ("坏的", {"type": "array"}, "{size: oops", "not of an object"),
+        # Its automaton grows with every character, and too large after some seventy.
+        (
+            "好长",
+            {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a{1,500}){1,50}$"}}},
+            json.dumps({"a": "a" * 100}),
+            "too many expressions",
+        ),
+    ],
+)
+def test_a_schema_that_cannot_be_followed_leaves_the_reply_free(
+    client: openai.OpenAI, query: str, parameters: Any, arguments: str, why: str
+) -> None:
     """Unless the request itself asked for limits."""
-    tool = {"type": "function", "function": {"name": "image_gen", "parameters": {"type": "array"}}}
-    reply = create(client, "坏的", tools=[tool]).choices[0].message.tool_calls[0].function
-    assert (reply.name, reply.arguments) == ("image_gen", "{size: oops")
-    with pytest.raises(openai.BadRequestError, match="not of an object"):
-        create(client, "坏的", tools=[tool], extra_body={"guided_calls": True})
+    tool = {"type": "function", "function": {"name": "image_gen", "parameters": parameters}}
+    reply = create(client, query, tools=[tool]).choices[0].message.tool_calls[0].function
+    assert (reply.name, reply.arguments) == ("image_gen", arguments)
+    with pytest.raises(openai.APIStatusError, match=why):
+        create(client, query, tools=[tool], extra_body={"guided_calls": True})
 
 
 @pytest.mark.parametrize(

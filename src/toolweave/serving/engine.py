@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import cast
@@ -23,6 +24,7 @@ from toolweave.models.base_models import LoadedModel
 from toolweave.serving import attention
 from toolweave.serving.attention import Segment, Step
 from toolweave.serving.generation import FinishReason, Generation, Piece, TokenLogprob
+from toolweave.serving.grammar import GuideError
 from toolweave.serving.guide import Guides
 from toolweave.serving.kv_cache import SlotCache
 from toolweave.serving.packing import pack, unpack
@@ -101,12 +103,13 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         grammar: str | None = None,
+        strict: bool = True,
         seconds: float | None = None,
     ) -> Generation:
         """Start a request. `grammar` (llguidance's Lark) limits the reply, `seconds` its time.
 
-        Raises RequestError for an empty, too long or unknown prompt, GuideError for a grammar that cannot be followed,
-        ServerError when closed.
+        Raises RequestError for an empty, too long or unknown prompt, ServerError when closed. A grammar that cannot be
+        followed, from the start or from some token on, is a GuideError if `strict`, else the reply is free from there.
         """
         if not prompt_ids:
             raise RequestError("the prompt is empty")
@@ -118,7 +121,10 @@ class Engine:
             )
         if strange := next((token for token in prompt_ids if not 0 <= token < self._vocabulary), None):
             raise RequestError(f"the model knows no token {strange}; its tokens are 0 to {self._vocabulary - 1}")
-        guide = self._guides.start(grammar) if grammar else None
+        guide = None
+        if grammar:
+            with nullcontext() if strict else suppress(GuideError):
+                guide = self._guides.start(grammar, strict=strict)
         generation = Generation(prompt_ids, params or SamplingParams(), guide, seconds)
         with self._lock:
             if self._closed:

@@ -62,22 +62,27 @@ def _allowed(matcher: LLMatcher) -> np.ndarray:
 
 
 class Guide:
-    """Follows one reply through a grammar, and closes a call before its tokens run out."""
+    """Follows one reply through a grammar, and closes a call before its tokens run out.
 
-    def __init__(self, matcher: LLMatcher, closer: _Closer) -> None:
-        self._matcher, self._closer = matcher, closer
+    A grammar may grow beyond its limits on the way. Then a strict guide raises GuideError; another one leaves the rest
+    of the reply free.
+    """
+
+    def __init__(self, matcher: LLMatcher, closer: _Closer, *, strict: bool) -> None:
+        self._matcher, self._closer, self._strict = matcher, closer, strict
+        self._given_up = False
         self._way: list[int] = []
         self._look_at = _FAR
 
     @property
     def done(self) -> bool:
         """Whether the grammar is complete: nothing more may be said."""
-        return bool(self._matcher.is_stopped())
+        return not self._given_up and bool(self._matcher.is_stopped())
 
     @property
     def may_stop(self) -> bool:
         """Whether the reply may end here; not so inside a call, where a stop word is only text."""
-        return bool(self._matcher.is_accepting())
+        return self._given_up or bool(self._matcher.is_accepting())
 
     def limit(self, logits: Tensor, left: int) -> Tensor:
         """Return logits [vocabulary] with the tokens that may not come next at minus infinity.
@@ -88,16 +93,19 @@ class Guide:
             self._look(left)
         allowed = torch.from_numpy(_allowed(self._matcher)[: len(logits)])
         self._check()
+        if self._given_up:
+            return logits
         if self._way:
             allowed = torch.zeros_like(allowed)
             allowed[self._way[0]] = True
         return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
     def accept(self, token: int) -> None:
-        """Go on by a token that was chosen. Raises GuideError when the grammar grows beyond its limits."""
-        self._matcher.consume_token(token)
-        self._way = self._way[1:]
-        self._check()
+        """Go on by a token that was chosen."""
+        if not self._given_up:
+            self._matcher.consume_token(token)
+            self._way = self._way[1:]
+            self._check()
 
     def _look(self, left: int) -> None:
         way = self._closer.way(self._matcher, left)
@@ -107,8 +115,9 @@ class Guide:
         self._look_at = left - max(1, (spare - _SPARE) // 2)
 
     def _check(self) -> None:
-        if self._matcher.is_error():
+        if self._matcher.is_error() and self._strict:
             raise GuideError(f"the grammar cannot be followed: {_first_line(self._matcher.get_error())}")
+        self._given_up = bool(self._matcher.is_error())
 
 
 class Guides:
@@ -120,7 +129,7 @@ class Guides:
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()
 
-    def start(self, grammar: str) -> Guide:
+    def start(self, grammar: str, *, strict: bool = True) -> Guide:
         """Return a guide at the start of a reply. Raises GuideError for a grammar that makes no sense or is too large.
 
         Takes tens of milliseconds and more: not a thing for the event loop.
@@ -130,7 +139,7 @@ class Guides:
         guide = LLMatcher(self._prepared(), grammar, log_level=0)
         if guide.is_error():
             raise GuideError(f"the schema cannot be followed: {_first_line(guide.get_error())}")
-        return Guide(guide, self._closer)
+        return Guide(guide, self._closer, strict=strict)
 
     def _prepared(self) -> LLTokenizer:
         with self._lock:

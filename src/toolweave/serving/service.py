@@ -6,10 +6,10 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
@@ -27,7 +27,7 @@ from toolweave.serving.gatekeeper import Admission, Limits
 from toolweave.serving.generation import DeadlineError, Generation, Piece, Usage
 from toolweave.serving.grammar import CallFrame, GuideError, call_grammar, json_grammar
 from toolweave.serving.metrics import Metrics
-from toolweave.serving.protocol import ChatRequest, CompletionRequest, SamplingDefaults, Tool, named_tool
+from toolweave.serving.protocol import ChatRequest, CompletionRequest, SamplingDefaults, named_tool
 from toolweave.serving.replies import Reply, error_json, finish_reason
 from toolweave.serving.sampling import RequestError
 from toolweave.types import Json, ToolSpec
@@ -38,12 +38,16 @@ _PREPARING = 4  # requests whose prompts are written at once, each in a thread
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a request asks of the engine, and the dialect that its calls are read by, if it offers tools."""
+    """What a request asks of the engine, and the dialect that its calls are read by, if it offers tools.
+
+    `strict` says that a grammar that cannot be followed is an error; otherwise the reply is free then.
+    """
 
     prompt: list[int]
     stop: tuple[str, ...] = ()
     grammar: str | None = None
     dialect: Dialect | None = None
+    strict: bool = True
 
 
 @dataclass(slots=True)
@@ -138,27 +142,19 @@ class Service:
         return _Answer(generations, dialect, places, self.metrics, started)
 
     def _submit(self, body: ChatRequest | CompletionRequest) -> tuple[Dialect | None, list[Generation]]:
-        if isinstance(body, CompletionRequest):
-            return self._begin(body, self._plan_raw(body.text_or_ids))
-        if body.guided_calls is None and self._guided_calls:
-            # Nobody asked for limits, so a schema that cannot be followed is no reason to refuse.
-            with suppress(GuideError):
-                return self._begin(body, self._plan(body, guided=True))
-        return self._begin(body, self._plan(body, guided=body.guided_calls or False))
-
-    def _begin(self, body: ChatRequest | CompletionRequest, plan: _Plan) -> tuple[Dialect | None, list[Generation]]:
+        plan = self._plan(body) if isinstance(body, ChatRequest) else self._plan_raw(body.text_or_ids)
         params = body.sampling(self._defaults, plan.stop)
         each = [
             params if params.seed is None or not number else replace(params, seed=params.seed + number)
             for number in range(body.choices)
         ]
-        submit = self.engine.submit
-        return plan.dialect, [submit(plan.prompt, own, grammar=plan.grammar, seconds=self._seconds) for own in each]
+        limits: Any = {"grammar": plan.grammar, "strict": plan.strict, "seconds": self._seconds}
+        return plan.dialect, [self.engine.submit(plan.prompt, own, **limits) for own in each]
 
     def _plan_raw(self, prompt: str | list[int]) -> _Plan:
         return _Plan(self.engine.template.raw_ids(prompt) if isinstance(prompt, str) else prompt)
 
-    def _plan(self, body: ChatRequest, *, guided: bool | list[Tool]) -> _Plan:
+    def _plan(self, body: ChatRequest) -> _Plan:
         offered = tuple(tool.to_spec() for tool in body.tools or ())
         choice = named_tool(body.tool_choice)
         tools = () if body.tool_choice == "none" else offered
@@ -175,15 +171,26 @@ class Service:
         schema = body.response_format.wanted if body.response_format is not None else None
         if schema is not None and tools:
             raise RequestError("response_format: JSON and calls exclude each other", 'say tool_choice "none"')
-        limited = tools if forced else _limited(body, tools, guided)
+        limited = tools if forced else self._limited(body, tools)
+        strict = forced or schema is not None or body.guided_calls is not None
         grammar = None
-        if schema is not None:
-            grammar = json_grammar(schema)
-        elif limited:
-            grammar = call_grammar(CallFrame.of(self.dialect, lang), limited, forced=forced)
+        with nullcontext() if strict else suppress(GuideError):
+            if schema is not None:
+                grammar = json_grammar(schema)
+            elif limited:
+                grammar = call_grammar(CallFrame.of(self.dialect, lang), limited, forced=forced)
         told = offered if tools and self.dialect.tools_in is ToolsIn.REQUEST else ()
         prompt = self.engine.template.prompt_ids(messages, told)
-        return _Plan(prompt, self.dialect.stop if tools else (), grammar, self.dialect if tools else None)
+        return _Plan(prompt, self.dialect.stop if tools else (), grammar, self.dialect if tools else None, strict)
+
+    def _limited(self, body: ChatRequest, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
+        """Return the tools that calls are limited to; none leaves the reply free."""
+        wanted = self._guided_calls if body.guided_calls is None else body.guided_calls
+        if isinstance(wanted, list):
+            return [tool.to_spec() for tool in wanted]
+        if not wanted or body.tool_choice == "none":
+            return ()
+        return tools or tools_in_text(body.messages)
 
     async def _whole(self, answer: _Answer, reply: Reply, *, logprobs: bool) -> list[Json]:
         choices = []
@@ -282,15 +289,6 @@ async def _until_gone(request: Request, answer: _Answer, work: Coroutine[None, N
         return await work
     finally:
         watcher.cancel()
-
-
-def _limited(body: ChatRequest, tools: Sequence[ToolSpec], guided: bool | list[Tool]) -> Sequence[ToolSpec]:
-    """Return the tools that calls are limited to; none leaves the reply free."""
-    if isinstance(guided, list):
-        return [tool.to_spec() for tool in guided]
-    if not guided or body.tool_choice == "none":
-        return ()
-    return tools or tools_in_text(body.messages)
 
 
 def _sampling_defaults(engine: Engine) -> SamplingDefaults:
