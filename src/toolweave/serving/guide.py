@@ -89,10 +89,11 @@ class Guide:
 
         With `left` tokens to go, this one included, and a call not closed in them otherwise, only what closes it may.
         """
-        if not self._way and left <= self._look_at and not self.may_stop:
-            self._look(left)
-        allowed = torch.from_numpy(_allowed(self._matcher)[: len(logits)])
-        self._check()
+        if not self._given_up:
+            if not self._way and left <= self._look_at and not self.may_stop:
+                self._look(left)
+            allowed = torch.from_numpy(_allowed(self._matcher)[: len(logits)])
+            self._check()
         if self._given_up:
             return logits
         if self._way:
