@@ -336,7 +336,10 @@ class _Run:
 
 
 def adapt(loaded: LoadedModel, lora: LoraPart) -> PeftModel:
-    """Return the model as it is trained: tree attention, lean layers, adapters. Raises ModelError for unknown names."""
+    """Return the model as it is trained: tree attention, lean layers, adapters, packed weights.
+
+    Raises ModelError for unknown names.
+    """
     loaded.model.set_attn_implementation(attention.NAME)
     make_lean(loaded.model)
     config = LoraConfig(
@@ -347,7 +350,7 @@ def adapt(loaded: LoadedModel, lora: LoraPart) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     model = add_lora(loaded.model, config)
-    if not torch.accelerator.is_available():
+    if not torch.accelerator.is_available():  # with one, the model leaves the CPU after this
         pack_frozen(model)
     return model
 
