@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
@@ -148,8 +148,10 @@ class Service:
             params if params.seed is None or not number else replace(params, seed=params.seed + number)
             for number in range(body.choices)
         ]
-        limits: Any = {"grammar": plan.grammar, "strict": plan.strict, "seconds": self._seconds}
-        return plan.dialect, [self.engine.submit(plan.prompt, own, **limits) for own in each]
+        return plan.dialect, [
+            self.engine.submit(plan.prompt, own, grammar=plan.grammar, strict=plan.strict, seconds=self._seconds)
+            for own in each
+        ]
 
     def _plan_raw(self, prompt: str | list[int]) -> _Plan:
         return _Plan(self.engine.template.raw_ids(prompt) if isinstance(prompt, str) else prompt)
