@@ -39,8 +39,9 @@ from toolweave.training.progress import best_checkpoint
 
 # As many visits are trained on as this machine learns in the time that is left, within these bounds.
 LEAST_VISITS, MOST_VISITS = 220, 24_000
-# Merging and the visits after take as long together as the visits before; this is for chats and starting.
-_RESERVE_SECONDS = 60
+# Merging and the visits after take as long together as the visits before; this share of all is for chats, for starting,
+# and for a machine that becomes slower on the way.
+_RESERVE = 1 / 15
 # Groups differ in size by a tenth and more: the mean of so many tells how long the next ones take. The first ones are
 # larger than most, by more than evaluations and checkpoints take.
 _MEASURED_GROUPS = 4
@@ -144,7 +145,7 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60, mi
     steps.run(
         "speed",
         (model, minutes, LEAST_VISITS, MOST_VISITS),
-        lambda: _choose_size(model, 60 * minutes - before, before, size),
+        lambda: _choose_size(model, 60 * minutes * (1 - _RESERVE) - before, before, size),
     )
     training_visits = int(json.loads(size.read_text("utf-8"))["training_visits"])
     steps.run(
@@ -191,7 +192,7 @@ def _choose_size(model: str, seconds: float, after: float, target: Path) -> None
         _sft(samples, model, run, "--dataset_test_ratio", "0")
         log = [json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()]
     a_group = _steady_seconds(log) / len(groups)
-    left = seconds - after - (time.monotonic() - started) - _RESERVE_SECONDS
+    left = seconds - after - (time.monotonic() - started)
     visits = min(max(int(left / a_group) * VISITS_PER_GROUP, LEAST_VISITS), MOST_VISITS)
     target.write_text(json.dumps({"training_visits": visits, "seconds_a_group": a_group}), "utf-8")
     _console.print(f"{a_group:.1f} s for {VISITS_PER_GROUP} visits: training on {visits} of them")
