@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from jsonschema import Draft202012Validator
 
-from toolweave.data.catalogue import Breadth, load_catalogue
+from toolweave.data.catalogue import Breadth, Split, load_catalogue
 from toolweave.data.synthesize import VISITS_PER_GROUP, Kind, held_out_episodes, training_groups
 from toolweave.dialects import get_dialect
 from toolweave.types import Episode, Lang, Sample, ToolCall
@@ -78,6 +78,16 @@ def test_held_out_visits_cover_languages_kinds_and_unseen_agents() -> None:
 def test_no_held_out_query_is_trained_on() -> None:
     trained = {query for group in groups() for sample in group for query in queries(sample)}
     assert not [visit.turns[-1].query for visit in held_out() if visit.turns[-1].query in trained]
+
+
+def test_no_value_added_for_training_is_held_out() -> None:
+    slots = [p.slot for agent in load_catalogue().agents for tool in agent.tools for p in tool.parameters]
+    for lang in Lang:
+        listed = [slot for slot in slots if isinstance(slot.source.get(lang), list)]
+        added = {value for slot in listed for value in slot.more.get(lang, ())}
+        held_out = {value for slot in listed for value in slot.listed(lang, Split.TEST)}
+        assert len(added) > 2_500
+        assert not added & held_out
 
 
 def test_no_held_out_tool_is_trained_on() -> None:

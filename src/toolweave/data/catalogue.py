@@ -2,7 +2,8 @@
 
 `catalogue/*.yaml` holds one agent a file; `values.yaml`, `conversation.yaml`, `chat.yaml` and
 `self_cognition.yaml` hold what they share. Phrases and values are split once and for all into a
-training and a test part, so that no held-out visit can be built from anything trained on.
+training and a test part, so that no held-out visit can be built from anything trained on;
+`training_values.yaml` adds to the pools of `values.yaml` what is only trained on.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ TEST_PAIRS = 5
 # Characters of a chat's answer in training. Its wording cannot be foretold, so that long ones drown in their noise what
 # there is to learn: in a trial, 13 % of the labels made 64 % of the loss.
 _LONGEST_CHAT = {Lang.ZH: 20, Lang.EN: 55}
-_SHARED = ("values", "conversation", "chat", "self_cognition")
+_SHARED = ("values", "training_values", "conversation", "chat", "self_cognition")
 # Below this size a list of values is a closed set (units, rooms of a house): test on the same ones.
 _SMALLEST_SPLIT_POOL = 16
 
@@ -63,9 +64,13 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where values of a parameter or result come from (see `values` in the catalogue files)."""
+    """Where values of a parameter or result come from (see `values` in the catalogue files).
+
+    `more` are values by language that only training draws from.
+    """
 
     source: Mapping[str, Any]
+    more: Mapping[str, Sequence[str]]
 
     def draw(self, rng: random.Random, lang: Lang, split: Split) -> Drawn:
         """Draw one value."""
@@ -84,8 +89,13 @@ class Slot:
         if isinstance(values, Mapping):
             surface = rng.choice(list(values))
             return Drawn(str(surface), values[surface])
-        text = str(rng.choice(_part(tuple(map(str, values)), split)))
+        text = rng.choice(self.listed(lang, split))
         return Drawn(text, text)
+
+    def listed(self, lang: Lang, split: Split) -> Sequence[str]:
+        """Return the values of a split, of a slot that lists them."""
+        part = _part(tuple(map(str, self.source[lang])), split)
+        return (*part, *self.more.get(lang, ())) if split is Split.TRAIN else part
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +193,12 @@ def load_catalogue() -> Catalogue:
     folder = resources.files("toolweave.data") / "catalogue"
     files = {path.name.removesuffix(".yaml"): path for path in folder.iterdir() if path.name.endswith(".yaml")}
     raw = {name: yaml.load(files[name].read_text("utf-8"), yaml.CSafeLoader) for name in sorted(files)}
-    pools = raw["values"]
+    pools = {name: Slot(source, raw["training_values"].get(name, {})) for name, source in raw["values"].items()}
     agents = tuple(_agent(name, content, pools) for name, content in raw.items() if name not in _SHARED)
     return Catalogue(agents, raw["conversation"], raw["chat"], raw["self_cognition"])
 
 
-def _agent(file: str, content: Mapping[str, Any], pools: Mapping[str, Any]) -> Agent:
+def _agent(file: str, content: Mapping[str, Any], pools: Mapping[str, Slot]) -> Agent:
     agent = content["agent"]
     tools = tuple(_tool(file, tool, pools) for tool in content["tools"])
     core, held_out = bool(content.get("core_agent")), bool(content.get("heldout_agent"))
@@ -198,7 +208,7 @@ def _agent(file: str, content: Mapping[str, Any], pools: Mapping[str, Any]) -> A
     return Agent(agent["key"], agent["name"], agent["description"], functions, agent["role"], tools, core, held_out)
 
 
-def _tool(file: str, tool: Mapping[str, Any], pools: Mapping[str, Any]) -> CatalogueTool:
+def _tool(file: str, tool: Mapping[str, Any], pools: Mapping[str, Slot]) -> CatalogueTool:
     parameters = tuple(
         Parameter(
             name=parameter["name"],
@@ -219,8 +229,8 @@ def _tool(file: str, tool: Mapping[str, Any], pools: Mapping[str, Any]) -> Catal
     return made
 
 
-def _slot(source: str | Mapping[str, Any], pools: Mapping[str, Any]) -> Slot:
-    return Slot(pools[source] if isinstance(source, str) else source)
+def _slot(source: str | Mapping[str, Any], pools: Mapping[str, Slot]) -> Slot:
+    return pools[source] if isinstance(source, str) else Slot(source, {})
 
 
 def _check(file: str, tool: CatalogueTool) -> None:
