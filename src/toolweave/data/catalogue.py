@@ -193,6 +193,8 @@ def load_catalogue() -> Catalogue:
     folder = resources.files("toolweave.data") / "catalogue"
     files = {path.name.removesuffix(".yaml"): path for path in folder.iterdir() if path.name.endswith(".yaml")}
     raw = {name: yaml.load(files[name].read_text("utf-8"), yaml.CSafeLoader) for name in sorted(files)}
+    if unknown := raw["training_values"].keys() - raw["values"].keys():
+        raise DataError(f"training_values.yaml: no such pools in values.yaml: {', '.join(sorted(unknown))}")
     pools = {name: Slot(source, raw["training_values"].get(name, {})) for name, source in raw["values"].items()}
     agents = tuple(_agent(name, content, pools) for name, content in raw.items() if name not in _SHARED)
     return Catalogue(agents, raw["conversation"], raw["chat"], raw["self_cognition"])
