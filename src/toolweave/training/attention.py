@@ -190,7 +190,7 @@ def tree_attention(
         sliding_window if sliding_window is not None and sliding_window < depth else None,
         keeps_weights=torch.is_grad_enabled() and (getattr(module, "layer_idx", 0) + 1) * size <= _KEPT_BYTES,
     )
-    out = cast(Tensor, _TreeAttention.apply(query, key, value, plan))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    out = cast(Tensor, _TreeAttention.apply(query, key, value, plan))
     return out, None
 
 

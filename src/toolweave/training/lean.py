@@ -59,11 +59,11 @@ def make_lean(model: PreTrainedModel) -> None:
 
 
 def _normed(module: nn.Module, eps: float, x: Tensor) -> Tensor:
-    return cast(Tensor, _RmsNorm.apply(x, module.weight, eps))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return cast(Tensor, _RmsNorm.apply(x, module.weight, eps))
 
 
 def _mlp(module: Any, x: Tensor) -> Tensor:
-    return cast(Tensor, module.down_proj(_Gated.apply(module.gate_proj(x), module.up_proj(x))))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return cast(Tensor, module.down_proj(_Gated.apply(module.gate_proj(x), module.up_proj(x))))
 
 
 @torch.no_grad()

@@ -88,7 +88,7 @@ class LoraLinear(lora.Linear):
             a = a * nn.functional.dropout(torch.ones_like(a[0]), dropout.p)
         base = cast(nn.Linear, self.get_base_layer())
         frozen = _Frozen(base.weight, base.bias, *self._packed)
-        return cast(Tensor, _LoraProduct.apply(x, frozen, a, b * self.scaling[name]))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return cast(Tensor, _LoraProduct.apply(x, frozen, a, b * self.scaling[name]))
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:

@@ -57,5 +57,5 @@ def tree_loss(model: PeftModel | PreTrainedModel, tree: PrefixTree) -> Tensor:
     hidden = causal.get_decoder()(**inputs, tree=tree, use_cache=False).last_hidden_state[0, tree.label_at]
     head = cast(nn.Linear, causal.get_output_embeddings())
     labels = (tree.label_target, tree.label_weight)
-    loss = _LabelLoss.apply(hidden, head.weight.detach(), *labels)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    loss = _LabelLoss.apply(hidden, head.weight.detach(), *labels)
     return cast(Tensor, loss)
