@@ -80,6 +80,29 @@ def test_no_held_out_query_is_trained_on() -> None:
     assert not [visit.turns[-1].query for visit in held_out() if visit.turns[-1].query in trained]
 
 
+@pytest.mark.parametrize("lang", Lang)
+def test_no_phrase_kept_for_testing_is_trained_on(lang: Lang) -> None:
+    catalogue = load_catalogue()
+    for tool in (tool for agent in catalogue.agents for tool in agent.tools):
+        phrases = {kind: [plain(phrase) for phrase in by_lang[lang]] for kind, by_lang in tool.phrases.items()}
+        for kind in ("followups", "missing"):
+            assert phrases[kind][-1] not in phrases[kind][:-1]
+        trained = {phrase for kind in ("clauses", "questions") for phrase in phrases[kind]} | {*phrases["missing"][:-1]}
+        assert not trained & {*phrases["heldout"], phrases["missing"][-1]}
+    kinds = ("greetings", "thanks", "identity", "capability", "chat")
+    names = {"name", "functions"}
+    trained, held = (
+        {plain(pair["q"]) for kind in kinds for pair in catalogue.talk(kind, lang, split, names)} for split in Split
+    )
+    assert len(trained) > 700
+    assert not trained & held
+
+
+def plain(phrase: str) -> str:
+    """Return a phrase without what its capitals, spaces and punctuation make different."""
+    return "".join(char for char in phrase.casefold() if char.isalnum() or char in "{}_")
+
+
 def test_no_value_added_for_training_is_held_out() -> None:
     slots = [p.slot for agent in load_catalogue().agents for tool in agent.tools for p in tool.parameters]
     for lang in Lang:
