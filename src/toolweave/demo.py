@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
 import psutil
@@ -36,15 +37,15 @@ from toolweave.evals.visit import run_visits
 from toolweave.models.locate import resolve
 from toolweave.serving.process import serve_model
 from toolweave.training.progress import best_checkpoint
+from toolweave.types import Lang, Sample
 
 # As many visits are trained on as this machine learns in the time that is left, within these bounds.
 LEAST_VISITS, MOST_VISITS = 220, 24_000
 # Merging and the visits after take as long together as the visits before; this share of all is for chats, for starting,
 # and for a machine that becomes slower on the way.
 _RESERVE = 1 / 15
-# Groups differ in size by a tenth and more: the mean of so many tells how long the next ones take. The first ones are
-# larger than most, by more than evaluations and checkpoints take.
-_MEASURED_GROUPS = 4
+# Groups differ in size by a tenth and more. Of so many, those of about the mean size are measured, so many a language.
+_SIZED_GROUPS, _MEASURED_GROUPS = 64, 2
 # Of phrases and values as in training, to draw the loss of what was not learned: two prompts, one a language.
 _VALIDATION_VISITS = 40
 _VALIDATION_SEED = 19
@@ -187,7 +188,7 @@ def _choose_size(model: str, seconds: float, after: float, target: Path) -> None
     started = time.monotonic()
     with TemporaryDirectory() as folder:
         samples, run = Path(folder) / "samples.jsonl", Path(folder) / "run"
-        groups = list(training_groups(_MEASURED_GROUPS * VISITS_PER_GROUP))
+        groups = _typical_groups()
         write_jsonl(samples, (sample.to_json() for group in groups for sample in group))
         _sft(samples, model, run, "--dataset_test_ratio", "0")
         log = [json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()]
@@ -196,6 +197,24 @@ def _choose_size(model: str, seconds: float, after: float, target: Path) -> None
     visits = min(max(int(left / a_group) * VISITS_PER_GROUP, LEAST_VISITS), MOST_VISITS)
     target.write_text(json.dumps({"training_visits": visits, "seconds_a_group": a_group}), "utf-8")
     _console.print(f"{a_group:.1f} s for {VISITS_PER_GROUP} visits: training on {visits} of them")
+
+
+def _typical_groups() -> list[list[Sample]]:
+    """Return training groups that are, for their language, of about the mean size in characters."""
+    groups = list(training_groups(_SIZED_GROUPS * VISITS_PER_GROUP))
+    typical: list[list[Sample]] = []
+    for lang in Lang:
+        sizes = {number: _size(group) for number, group in enumerate(groups) if group[0].meta["lang"] == lang}
+        mean = fmean(sizes.values())
+        nearest = sorted(sizes, key=lambda number: abs(sizes[number] - mean))
+        typical += [groups[number] for number in nearest[:_MEASURED_GROUPS]]
+    return typical
+
+
+def _size(group: Sequence[Sample]) -> int:
+    """Return how many characters a group has, those that its samples share counted once."""
+    texts = {message["content"] for sample in group for message in sample.messages}
+    return sum(map(len, texts | {sample.completion for sample in group}))
 
 
 def _steady_seconds(log: Sequence[Mapping[str, float]]) -> float:
