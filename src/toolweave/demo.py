@@ -45,7 +45,7 @@ LEAST_VISITS, MOST_VISITS = 220, 24_000
 # and for a machine that becomes slower on the way.
 _RESERVE = 1 / 15
 # Groups differ in size by a tenth and more. Of so many, those of about the mean size are measured, so many a language.
-_SIZED_GROUPS, _MEASURED_GROUPS = 64, 2
+_SIZED_GROUPS, _MEASURED_GROUPS = 128, 2
 # Of phrases and values as in training, to draw the loss of what was not learned: two prompts, one a language.
 _VALIDATION_VISITS = 40
 _VALIDATION_SEED = 19
