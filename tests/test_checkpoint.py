@@ -45,7 +45,7 @@ def adapter(run: Path, step: int) -> bytes:
 
 def learn_long(model: Path, run: Path, save_steps: int = 1) -> TrainResult:
     """A run of so many steps that every kill finds some left."""
-    return learn(model, run, save_steps=save_steps, eval_steps=1000, save_total_limit=3, num_train_epochs=2 + KILLS)
+    return learn(model, run, save_steps=save_steps, eval_steps=1000, save_total_limit=3, num_train_epochs=2 + 8 * KILLS)
 
 
 def newest(run: Path) -> int:
