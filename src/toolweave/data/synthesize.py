@@ -31,10 +31,10 @@ from toolweave.data.catalogue import (
 from toolweave.dialects import get_dialect
 from toolweave.types import Episode, Lang, Role, Sample, Step, ToolCall, ToolSpec, Turn
 
-VISITS_PER_GROUP = 14
+VISITS_PER_GROUP = 18
 # So many of them are trained from the question to the answer; of the others only the first request, where the model
 # decides whether and what to call. That is the harder part, and costs a third.
-_WHOLE_VISITS = 3
+_WHOLE_VISITS = 2
 # First calls are most rows, and a model that only ever learned to call would always call. The other rows count twice,
 # which costs nothing: equal tokens are computed once.
 _WEIGHT_OF_OTHERS = 2
@@ -52,8 +52,8 @@ class Kind(StrEnum):
     NO_CALL = "no_call"
 
 
-_WHOLE_MIX = {Kind.ONE_CALL: 0.32, Kind.TWO_CALL: 0.40, Kind.FOLLOW_UP: 0.14, Kind.TOOL_ERROR: 0.14}
-_DECISION_MIX = {Kind.ONE_CALL: 0.54, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.07, Kind.MISSING: 0.12, Kind.NO_CALL: 0.20}
+_WHOLE_MIX = {Kind.ONE_CALL: 0.24, Kind.TWO_CALL: 0.48, Kind.FOLLOW_UP: 0.14, Kind.TOOL_ERROR: 0.14}
+_DECISION_MIX = {Kind.ONE_CALL: 0.50, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.07, Kind.MISSING: 0.13, Kind.NO_CALL: 0.23}
 
 
 @dataclass(frozen=True, slots=True)
