@@ -190,7 +190,7 @@ def _choose_size(model: str, seconds: float, after: float, target: Path) -> None
         samples, run = Path(folder) / "samples.jsonl", Path(folder) / "run"
         groups = _typical_groups()
         write_jsonl(samples, (sample.to_json() for group in groups for sample in group))
-        _sft(samples, model, run, "--dataset_test_ratio", "0")
+        _sft(samples, model, run, "--dataset_test_ratio", "0", "--num_train_epochs", "2")
         log = [json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()]
     a_group = _steady_seconds(log) / len(groups)
     left = seconds - after - (time.monotonic() - started)
@@ -218,12 +218,8 @@ def _size(group: Sequence[Sample]) -> int:
 
 
 def _steady_seconds(log: Sequence[Mapping[str, float]]) -> float:
-    """Return what the steps of a log would have taken, were the first, which gets the memory, as fast as the others."""
-    first, last = log[0], log[-1]
-    if first is last:
-        return first["seconds"]
-    tokens, of_first = (entry["tokens_per_second"] * entry["seconds"] for entry in (last, first))
-    return (last["seconds"] - first["seconds"]) * tokens / (tokens - of_first)
+    """Return what the later half of the steps took: groups of which each was learned before, so memory is there."""
+    return log[-1]["seconds"] - log[len(log) // 2 - 1]["seconds"]
 
 
 def _synthesize(target: Path, validation: Path, visits: int) -> None:

@@ -52,7 +52,7 @@ class Kind(StrEnum):
     NO_CALL = "no_call"
 
 
-_WHOLE_MIX = {Kind.ONE_CALL: 0.24, Kind.TWO_CALL: 0.48, Kind.FOLLOW_UP: 0.14, Kind.TOOL_ERROR: 0.14}
+_WHOLE_MIX = {Kind.ONE_CALL: 0.20, Kind.TWO_CALL: 0.46, Kind.FOLLOW_UP: 0.12, Kind.TOOL_ERROR: 0.22}
 _DECISION_MIX = {Kind.ONE_CALL: 0.50, Kind.FOLLOW_UP: 0.07, Kind.TWO_CALL: 0.07, Kind.MISSING: 0.13, Kind.NO_CALL: 0.23}
 
 
