@@ -218,7 +218,7 @@ def _size(group: Sequence[Sample]) -> int:
 
 
 def _steady_seconds(log: Sequence[Mapping[str, float]]) -> float:
-    """Return the seconds of the second of two epochs: the first time, memory and new shapes cost a seventh more."""
+    """Return the seconds of the second of two epochs: the first time, memory and new shapes cost more."""
     return log[-1]["seconds"] - log[len(log) // 2 - 1]["seconds"]
 
 
