@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio test test-vllm check format bench-train clean
+.PHONY: help setup demo studio test test-vllm check format bench-train starter clean
 
 help:
 	@echo "make setup   install everything into .venv"
@@ -19,6 +19,7 @@ help:
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix the code"
 	@echo "make bench-train  training against TRL and ms-swift, each installed into .bench once"
+	@echo "make starter  learn the embedded model's starter again (70 minutes)"
 	@echo "make clean   remove .venv and caches; output stays"
 
 setup: $(READY)
@@ -60,6 +61,9 @@ format: setup
 
 bench-train: setup
 	$(BIN)/python bench/train/run.py $(BENCH_ARGS)
+
+starter: setup
+	$(BIN)/python scripts/starter.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

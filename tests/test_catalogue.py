@@ -65,6 +65,16 @@ def test_training_covers_agents_languages_and_kinds() -> None:
     assert {meta["dialect"] for meta in metas} == {"agentfabric-v06", "agentfabric-v07"}
 
 
+def test_the_starter_learns_no_tool_of_the_demo() -> None:
+    demo = [agent for agent in load_catalogue().agents if agent.core or agent.held_out]
+    theirs = {tool.spec(lang).description for agent in demo for tool in agent.tools for lang in Lang}
+    learned = [sample for group in training_groups(40 * VISITS_PER_GROUP, breadth=Breadth.OTHERS) for sample in group]
+    assert not {sample.meta["agent"] for sample in learned} & {agent.key for agent in demo}
+    shown = {tool.description for sample in learned for tool in sample.tools}
+    assert shown
+    assert not shown & theirs
+
+
 def test_held_out_visits_cover_languages_kinds_and_unseen_agents() -> None:
     assert len(held_out_episodes()) >= 200
     visits = held_out()

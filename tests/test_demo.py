@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -31,9 +32,10 @@ def test_demo_from_start_to_report(
     bpe_model_dir: Path, tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "demo"
-    demo.run_demo(str(bpe_model_dir), output, visits=14)
+    start = str(shutil.copytree(bpe_model_dir, tmp_path / "starter"))
+    demo.run_demo(str(bpe_model_dir), output, visits=14, start=start)
     report = json.loads((output / "report.json").read_text("utf-8"))
-    for model in ("base", "tuned"):
+    for model in ("base", "starter", "tuned"):
         for line in ("seen_tools", "unseen_tools", "no_call"):
             assert set(report[model][line]) == {"n", "ok", "called", "right", "faithful", "stopped"}
             assert 0 <= report[model][line]["ok"] <= report[model][line]["n"]
@@ -50,15 +52,16 @@ def test_demo_from_start_to_report(
     manifest = Manifest.load(merged)
     assert manifest
     assert manifest.dialects
+    assert manifest.base == start
     capsys.readouterr()
 
     adapter = best_checkpoint(sft)
     # A second run reuses every step; with the last two gone, it makes only those.
     written = (adapter / "adapter_model.safetensors").stat().st_mtime_ns
     (output / "steps" / "merge.json").unlink()
-    demo.run_demo(str(bpe_model_dir), output, visits=14)
+    demo.run_demo(str(bpe_model_dir), output, visits=14, start=start)
     said = capsys.readouterr().out
-    assert said.count("reused") == 5
+    assert said.count("reused") == 6
     assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == written
 
     with pytest.raises(ModelError, match="exists already"):

@@ -1,8 +1,10 @@
 """The whole loop on one machine: visits before, fine-tune, merge, serve, visits after, report.
 
-Every step is a command of its own, printed as it runs, from files to files. A finished step is
-reused when nothing it depends on has changed, so an interrupted demo goes on where it was. How much is
-learned depends on how fast the machine is: all steps together are to take half an hour, or as long as they are given.
+Fine-tuning the embedded model goes on from the starter, which has learned the tools of other agents; what it can do
+before it has seen those of the demo is a column of the report. Every step is a command of its own, printed as it runs,
+from files to files. A finished step is reused when nothing it depends on has changed, so an interrupted demo goes on
+where it was. How much is learned depends on how fast the machine is: all steps together are to take half an hour, or as
+long as they are given.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from toolweave.evals.report import Comparison, print_report, write_report
 from toolweave.evals.results import load_results, save_results
 from toolweave.evals.score import VisitResult
 from toolweave.evals.visit import run_visits
-from toolweave.models.locate import resolve
+from toolweave.models.locate import EMBEDDED, EMBEDDED_TOOLS, resolve
 from toolweave.serving.process import serve_model
 from toolweave.training.progress import best_checkpoint
 from toolweave.types import Lang, Sample
@@ -122,12 +124,17 @@ class _PeakMemory:
             self.peak_mb = max(self.peak_mb, total / 2**20)
 
 
-def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60, minutes: int = 30) -> None:
+def run_demo(
+    model: str, output: Path, fresh: bool = False, visits: int = 60, minutes: int = 30, start: str | None = None
+) -> None:
     """Run the loop on `model` within `minutes` and write everything into `output`; `fresh` starts over.
 
-    Raises ToolweaveError when the model cannot be used or a step fails.
+    `start` is what fine-tuning goes on from: the model itself, unless it is the embedded one, for which there is a
+    starter. Raises ToolweaveError when a model cannot be used or a step fails.
     """
+    start = start or (EMBEDDED_TOOLS if model == EMBEDDED else model)
     resolve(model)
+    resolve(start)
     if fresh and output.exists():
         if any(output.iterdir()) and not (output / "steps").is_dir():
             raise ToolweaveError(
@@ -138,15 +145,19 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60, mi
     samples, validation, run = output / "samples.jsonl", output / "validation.jsonl", output / "sft"
     merged, size = run / "merged", output / "size.json"
     base_visits, tuned_visits = output / "visits_base.jsonl", output / "visits_tuned.jsonl"
+    starter_visits = output / "visits_starter.jsonl"
     chosen = held_out_visits(visits)
     asked = [visit.id + visit.turn.query for visit in chosen]
 
     steps.run("visits before", (model, asked), lambda: visit_model(model, base_visits, chosen))
-    before = steps.done["visits before"].seconds
+    if start != model:
+        steps.run("visits of the starter", (start, asked), lambda: visit_model(start, starter_visits, chosen))
+    spent = sum(done.seconds for done in steps.done.values())
+    after = steps.done["visits before"].seconds
     steps.run(
         "speed",
-        (model, minutes, LEAST_VISITS, MOST_VISITS),
-        lambda: _choose_size(model, 60 * minutes * (1 - _RESERVE) - before, before, size),
+        (start, minutes, LEAST_VISITS, MOST_VISITS),
+        lambda: _choose_size(start, 60 * minutes * (1 - _RESERVE) - spent, after, size),
     )
     training_visits = int(json.loads(size.read_text("utf-8"))["training_visits"])
     steps.run(
@@ -155,10 +166,10 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60, mi
     data_key = hashlib.sha256(samples.read_bytes()).hexdigest()
     steps.run(
         "fine-tune",
-        (model, data_key),
-        lambda: _fine_tune(samples, validation, model, run, data_key),
+        (start, data_key),
+        lambda: _fine_tune(samples, validation, start, run, data_key),
     )
-    trained = (model, data_key, steps.done["fine-tune"].seconds)
+    trained = (start, data_key, steps.done["fine-tune"].seconds)
 
     def merge() -> None:
         shutil.rmtree(merged, ignore_errors=True)
@@ -169,6 +180,7 @@ def run_demo(model: str, output: Path, fresh: bool = False, visits: int = 60, mi
 
     comparison = Comparison(
         base=load_results(base_visits),
+        starter=load_results(starter_visits) if start != model else (),
         tuned=load_results(tuned_visits),
         seconds=sum(done.seconds for done in steps.done.values()),
         peak_rss_mb=max(done.peak_rss_mb for done in steps.done.values()),

@@ -239,6 +239,12 @@ def demo(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, reuse no finished step.")] = False,
     visits: Annotated[int, typer.Option("--visits", min=1, help="How many held-out visits to run.")] = 60,
     minutes: Annotated[int, typer.Option("--minutes", min=1, help="All steps together; more learn more.")] = 30,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start", help="What fine-tuning goes on from: --model itself, but for embedded that is embedded-tools."
+        ),
+    ] = None,
 ) -> None:
     """Run the whole loop: visits before, data, fine-tune, merge, serve, visits after, report.
 
@@ -246,7 +252,7 @@ def demo(
     """
     from toolweave.demo import run_demo
 
-    run_demo(model, output, fresh, visits, minutes)
+    run_demo(model, output, fresh, visits, minutes, start)
 
 
 def register(app: typer.Typer) -> None:

@@ -48,9 +48,10 @@ class Split(Enum):
 
 
 class Breadth(Enum):
-    """Which agents to train on: the core ones, that a small model learns in minutes, or all."""
+    """Which agents to train on: the core ones, that a small model learns in minutes, the others, or all."""
 
     CORE = "core"
+    OTHERS = "others"
     ALL = "all"
 
 
@@ -163,7 +164,8 @@ class Catalogue:
 
     def known(self, breadth: Breadth) -> list[Agent]:
         """Return the agents to train on."""
-        return [agent for agent in self.agents if not agent.held_out and (agent.core or breadth is Breadth.ALL)]
+        wanted = {Breadth.CORE: {True}, Breadth.OTHERS: {False}, Breadth.ALL: {True, False}}[breadth]
+        return [agent for agent in self.agents if not agent.held_out and agent.core in wanted]
 
     def talk(self, kind: str, lang: Lang, split: Split, known: Set[str] = frozenset()) -> list[Mapping[str, str]]:
         """Return what is said that no tool is for, as `q` and `a`: `kind` is "chat" or a list in conversation.yaml.

@@ -332,11 +332,15 @@ def _alias(name: str, rng: random.Random) -> str:
 def training_groups(visits: int, seed: int = 0, breadth: Breadth = Breadth.CORE) -> Iterator[list[Sample]]:
     """Yield groups of samples, about `visits` visits in all, each group sharing one system message.
 
-    Agents and languages take turns, so every stretch of the stream covers all of them.
+    Agents and languages take turns, so every stretch of the stream covers all of them. Groups of the other agents
+    show no tool of a core one, so that what is learned from them has yet to see those.
     """
-    synthesizer = Synthesizer(seed, Split.TRAIN)
+    catalogue = load_catalogue()
+    agents = catalogue.known(breadth)
+    if breadth is Breadth.OTHERS:
+        catalogue = replace(catalogue, agents=tuple(agents))
+    synthesizer = Synthesizer(seed, Split.TRAIN, catalogue)
     rng = random.Random(seed + 1)
-    agents = load_catalogue().known(breadth)
     rounds: list[tuple[Agent, Lang]] = []
     for _ in range(max(1, round(visits / VISITS_PER_GROUP))):
         if not rounds:

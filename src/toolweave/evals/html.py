@@ -153,7 +153,7 @@ def bars(names: Sequence[str], series: dict[str, list[Counts]]) -> str:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(series)
-    colours = ("#bab0ac", "#4c78a8") if len(series) > 1 else ("#4c78a8",)
+    colours = ("#bab0ac", "#9ecae9", "#4c78a8") if len(series) > 2 else ("#bab0ac", "#4c78a8")[-len(series) :]
     for number, (label, counts) in enumerate(series.items()):
         rates = [c.ok / c.n if c.n else 0.0 for c in counts]
         bounds = [wilson(c.ok, c.n) for c in counts]

@@ -19,12 +19,14 @@ from toolweave.evals.summary import lines_and_languages, rate, shares, total
 from toolweave.types import Lang
 
 _EXAMPLES = 8
-_HEADINGS = ("visits", "base", "tuned", *CLASSES)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The same visits by the base and by the tuned model, and what the run cost."""
+    """The same visits by the base and by the tuned model, and what the run cost.
+
+    `starter` is by the model that fine-tuning went on from, where that was not the base.
+    """
 
     base: Sequence[VisitResult]
     tuned: Sequence[VisitResult]
@@ -33,10 +35,11 @@ class Comparison:
     merged_model: str
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     loss_plot: Path | None = None
+    starter: Sequence[VisitResult] = ()
 
     def models(self) -> dict[str, Sequence[VisitResult]]:
-        """Return the results by model."""
-        return {"base": self.base, "tuned": self.tuned}
+        """Return the results by model, the tuned one last."""
+        return {"base": self.base, **({"starter": self.starter} if self.starter else {}), "tuned": self.tuned}
 
     def to_json(self) -> dict[str, Any]:
         """Return the report: counts by model and line, and the same by language."""
@@ -62,7 +65,9 @@ def write_report(comparison: Comparison, output: Path) -> None:
 
 def print_report(comparison: Comparison, console: Console) -> None:
     """Print the before/after table: right visits with Wilson 95 % intervals, and the tuned model's four classes."""
-    shown = visits_table("visits right (95 % interval), and the tuned model's four classes", _HEADINGS, Lang.EN)
+    shown = visits_table(
+        "visits right (95 % interval), and the tuned model's four classes", _headings(comparison), Lang.EN
+    )
     for cells in _cells(comparison):
         shown.add_row(*cells)
     console.print(shown)
@@ -73,24 +78,35 @@ def _lines(results: Sequence[VisitResult]) -> dict[str, dict[str, int]]:
     return {line.value: counts[line].to_json() for line in Line if line in HELD_OUT_LINES or counts[line].n}
 
 
-def _rows(comparison: Comparison) -> list[tuple[str, Counts, Counts]]:
-    """Return what each row counts: a line in one language, and last all visits."""
-    base = {(line, lang): counts for line, lang, counts in lines_and_languages(comparison.base)}
-    rows = [(f"{line} {lang}", base[line, lang], tuned) for line, lang, tuned in lines_and_languages(comparison.tuned)]
-    return [*rows, ("all", total(comparison.base), total(comparison.tuned))]
+def _headings(comparison: Comparison) -> Sequence[str]:
+    return ("visits", *comparison.models(), *CLASSES)
+
+
+def _counts(comparison: Comparison) -> dict[str, dict[str, Counts]]:
+    """Return the counts of each model by row: a line in one language, and last all visits."""
+    return {
+        model: {
+            **{f"{line} {lang}": counts for line, lang, counts in lines_and_languages(results)},
+            "all": total(results),
+        }
+        for model, results in comparison.models().items()
+    }
 
 
 def _cells(comparison: Comparison) -> list[list[str]]:
-    return [[name, rate(base), rate(tuned), *shares(tuned)] for name, base, tuned in _rows(comparison)]
+    counts = _counts(comparison)
+    return [
+        [name, *(rate(rows[name]) for rows in counts.values()), *shares(tuned)]
+        for name, tuned in counts["tuned"].items()
+    ]
 
 
 def _html(comparison: Comparison) -> str:
-    rows = _rows(comparison)
-    counts = {"base": [base for _, base, _ in rows], "tuned": [tuned for _, _, tuned in rows]}
-    body = _INTRODUCTION + table(_HEADINGS, _cells(comparison), Lang.EN)
+    counts = _counts(comparison)
+    body = _INTRODUCTION + table(_headings(comparison), _cells(comparison), Lang.EN)
     body += f"<p>{comparison.seconds / 60:.1f} min, peak memory {comparison.peak_rss_mb / 1024:.1f} GiB. "
     body += f"Merged model: <code>{escape(comparison.merged_model)}</code></p>"
-    body += bars([name for name, _, _ in rows], counts)
+    body += bars(list(counts["tuned"]), {model: list(rows.values()) for model, rows in counts.items()})
     if comparison.loss_plot and comparison.loss_plot.is_file():
         body += image("training loss", comparison.loss_plot.read_bytes())
     body += "<h2>Whole visits</h2>" + "".join(compared(base, tuned, Lang.EN) for base, tuned in _examples(comparison))

@@ -14,7 +14,7 @@ import httpx
 
 from toolweave.errors import DataError, ServerError
 from toolweave.evals.cases import Visit
-from toolweave.models.locate import resolve
+from toolweave.models.locate import EMBEDDED_TOOLS, STARTER, resolve
 from toolweave.serving.process import serve_model
 from toolweave.types import Json, Lang, Role
 
@@ -79,14 +79,15 @@ def open_target(model: str, sampling: Sampling, *, name: str | None = None) -> I
 
 
 def model_hash(model: str) -> str:
-    """Return a name for the weights of a folder, GGUF file or the embedded model; of a hub id, the id.
+    """Return a name for the weights of a folder, GGUF file or an embedded model; of a hub id, the id.
 
     It covers weights, configuration, tokenizer and chat template, so a model trained again has another name.
     """
     found = resolve(model)
     if not isinstance(found, Path):
         return model
-    files = {found} if found.is_file() else {file for pattern in _WEIGHTS for file in found.glob(pattern)}
+    folders = [found] if found.is_dir() else [STARTER] if model == EMBEDDED_TOOLS else []
+    files = {file for folder in folders for pattern in _WEIGHTS for file in folder.glob(pattern)} | {found}
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file.is_file()):
         digest.update(file.name.encode())

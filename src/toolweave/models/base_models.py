@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from toolweave.errors import ModelError
 from toolweave.models.gguf import load_gguf
 from toolweave.models.hub import HubId, download
-from toolweave.models.locate import HINT, resolve
+from toolweave.models.locate import EMBEDDED_TOOLS, HINT, STARTER, resolve
 from toolweave.models.qwen1 import is_qwen1, load_qwen1, load_tokenizer
 from toolweave.models.template import ChatTemplate
 
@@ -37,6 +39,8 @@ def load(source: str, dtype: torch.dtype | None = None) -> LoadedModel:
     try:
         if folder.suffix == ".gguf" and folder.is_file():
             model, tokenizer = load_gguf(folder, dtype)
+            if source == EMBEDDED_TOOLS:
+                model = _with_starter(model)
         elif is_qwen1(folder):
             model, tokenizer = load_qwen1(folder, dtype)
         else:
@@ -84,3 +88,8 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
     )
     return model, tokenizer
+
+
+def _with_starter(model: PreTrainedModel) -> PreTrainedModel:
+    merge = cast(Callable[[], object], PeftModel.from_pretrained(model, str(STARTER)).merge_and_unload)
+    return cast(PreTrainedModel, merge())

