@@ -13,7 +13,10 @@ from toolweave.types import Lang
 _FAILED = 1
 
 ModelOption = Annotated[
-    str, typer.Option("--model", help="URL (…/v1), folder, GGUF file, hub id, or embedded.", show_default=False)
+    str,
+    typer.Option(
+        "--model", help="URL (…/v1), folder, GGUF file, hub id, embedded, embedded-tools.", show_default=False
+    ),
 ]
 LangOption = Annotated[Lang, typer.Option("--lang", help="Language of the reports.")]
 CacheOption = Annotated[Path, typer.Option("--cache", help="File of replies; a broken-off run goes on from it.")]

@@ -75,7 +75,7 @@ class ModelPart(_Part):
     """Which model is tuned."""
 
     model: str = "embedded"
-    """Base model: folder, GGUF file, Hugging Face or ModelScope id, or embedded."""
+    """Base model: folder, GGUF file, Hugging Face or ModelScope id, embedded, or embedded-tools."""
     model_revision: str | None = None
     """Branch, tag or commit of a hub id."""
     dtype: Dtype = Dtype.AUTO
