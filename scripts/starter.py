@@ -1,6 +1,6 @@
 """Make the starter again: fine-tune the embedded model on the agents that the demo does not show.
 
-Run it with `make starter`; on two cores it takes about 80 minutes and goes on where it was when it is interrupted. The
+Run it with `make starter`; on two cores it takes some 80 minutes and goes on where it was when it is interrupted. The
 adapter is packed as bf16 into the package, where `embedded-tools` finds it.
 """
 
