@@ -35,6 +35,7 @@ from toolweave.evals.cases import Visit, held_out_visits
 from toolweave.evals.report import Comparison, print_report, write_report
 from toolweave.evals.results import load_results, save_results
 from toolweave.evals.score import VisitResult
+from toolweave.evals.targets import model_hash
 from toolweave.evals.visit import run_visits
 from toolweave.models.locate import EMBEDDED, EMBEDDED_TOOLS, resolve
 from toolweave.serving.process import serve_model
@@ -134,7 +135,7 @@ def run_demo(
     """
     start = start or (EMBEDDED_TOOLS if model == EMBEDDED else model)
     resolve(model)
-    resolve(start)
+    start_hash = model_hash(start)
     if fresh and output.exists():
         if any(output.iterdir()) and not (output / "steps").is_dir():
             raise ToolweaveError(
@@ -151,7 +152,7 @@ def run_demo(
 
     steps.run("visits before", (model, asked), lambda: visit_model(model, base_visits, chosen))
     if start != model:
-        steps.run("visits of the starter", (start, asked), lambda: visit_model(start, starter_visits, chosen))
+        steps.run("visits of the starter", (start_hash, asked), lambda: visit_model(start, starter_visits, chosen))
     spent = sum(done.seconds for done in steps.done.values())
     after = steps.done["visits before"].seconds
     steps.run(
@@ -163,13 +164,9 @@ def run_demo(
     steps.run(
         "data", (training_visits, _CHATS, _SELF_COGNITION), lambda: _synthesize(samples, validation, training_visits)
     )
-    data_key = hashlib.sha256(samples.read_bytes()).hexdigest()
-    steps.run(
-        "fine-tune",
-        (start, data_key),
-        lambda: _fine_tune(samples, validation, start, run, data_key),
-    )
-    trained = (start, data_key, steps.done["fine-tune"].seconds)
+    learned = f"{start_hash} {hashlib.sha256(samples.read_bytes()).hexdigest()}"
+    steps.run("fine-tune", learned, lambda: _fine_tune(samples, validation, start, run, learned))
+    trained = (learned, steps.done["fine-tune"].seconds)
 
     def merge() -> None:
         shutil.rmtree(merged, ignore_errors=True)
@@ -243,10 +240,10 @@ def _synthesize(target: Path, validation: Path, visits: int) -> None:
     _console.print(f"{len(samples)} samples in {target}")
 
 
-def _fine_tune(samples: Path, validation: Path, model: str, run: Path, data_key: str) -> None:
+def _fine_tune(samples: Path, validation: Path, model: str, run: Path, learned: str) -> None:
     """Train, or go on with training that was interrupted; what other data or another model left is removed."""
     began_with = run / "began_with.txt"
-    key = f"{__version__} {model} {data_key}"
+    key = f"{__version__} {learned}"
     if run.exists() and not (began_with.is_file() and began_with.read_text("utf-8") == key):
         shutil.rmtree(run)
     run.mkdir(parents=True, exist_ok=True)

@@ -130,5 +130,6 @@ def _examples(comparison: Comparison) -> list[tuple[VisitResult, VisitResult]]:
 _INTRODUCTION = """<p>A visit is one user query through RolePlay over HTTP with recorded tool results. It is right when
 a tool is called if and only if one is needed (<b>called</b>), name and arguments are right (<b>right</b>), the answer
 carries the facts of the observation and invents none (<b>faithful</b>), and it stops by itself without repeating a call
-(<b>stopped</b>). The class columns are the tuned model's. Intervals: Wilson, 95 %. None of the phrasings or values was
-trained on; the agents of <i>unseen_tools</i> were not either.</p>"""
+(<b>stopped</b>). The class columns are the tuned model's. A <b>starter</b> is what fine-tuning went on from, where that
+was not the base: the embedded model's has learned other agents' tools. Intervals: Wilson, 95 %. None of the phrasings
+or values was trained on; the agents of <i>unseen_tools</i> were not either.</p>"""
