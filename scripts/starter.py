@@ -1,4 +1,4 @@
-"""Make the starter again: fine-tune the embedded model on the agents that the demo does not show.
+"""Make a starter: fine-tune the embedded model on the agents that the demo does not show.
 
 Run it with `make starter`; on two cores it takes some 80 minutes and goes on where it was when it is interrupted. The
 adapter is packed as bf16 into the package, where `embedded-tools` finds it.
@@ -7,8 +7,6 @@ adapter is packed as bf16 into the package, where `embedded-tools` finds it.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -17,14 +15,13 @@ from safetensors.torch import load_file, save_file
 from toolweave.data.catalogue import Breadth
 from toolweave.data.jsonl import write_jsonl
 from toolweave.data.synthesize import VISITS_PER_GROUP, training_groups
+from toolweave.demo import sft
 from toolweave.models.locate import EMBEDDED, STARTER
 from toolweave.training.progress import best_checkpoint
 
 GROUPS, SEED = 1300, 100
 VALIDATION_GROUPS, VALIDATION_SEED = 3, 119
 WORK = Path("output/starter")
-# As the demo trains.
-FLAGS = ("--max_tokens_per_batch", "3584", "--learning_rate", "3e-3")
 
 
 def main() -> None:
@@ -32,12 +29,7 @@ def main() -> None:
     run = WORK / "sft"
     samples = _samples("samples", GROUPS, SEED)
     validation = _samples("validation", VALIDATION_GROUPS, VALIDATION_SEED)
-    command = [
-        sys.executable, "-m", "toolweave", "sft", "--model", EMBEDDED, "--dataset", str(samples),
-        "--val_dataset", str(validation), "--output_dir", str(run), "--add_output_dir_suffix", "false",
-        "--resume_from_checkpoint", "auto", *FLAGS,
-    ]  # fmt: skip
-    subprocess.run(command, check=True)
+    sft(samples, EMBEDDED, run, "--val_dataset", validation, "--resume_from_checkpoint", "auto")
     pack(best_checkpoint(run), STARTER)
 
 

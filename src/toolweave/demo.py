@@ -199,7 +199,7 @@ def _choose_size(model: str, seconds: float, after: float, target: Path) -> None
         samples, run = Path(folder) / "samples.jsonl", Path(folder) / "run"
         groups = _typical_groups()
         write_jsonl(samples, (sample.to_json() for group in groups for sample in group))
-        _sft(samples, model, run, "--dataset_test_ratio", "0", "--num_train_epochs", "2")
+        sft(samples, model, run, "--dataset_test_ratio", "0", "--num_train_epochs", "2")
         log = [json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()]
     a_group = _steady_seconds(log) / len(groups)
     left = seconds - after - (time.monotonic() - started)
@@ -248,10 +248,11 @@ def _fine_tune(samples: Path, validation: Path, model: str, run: Path, learned: 
         shutil.rmtree(run)
     run.mkdir(parents=True, exist_ok=True)
     began_with.write_text(key, "utf-8")
-    _sft(samples, model, run, "--val_dataset", validation, "--resume_from_checkpoint", "auto")
+    sft(samples, model, run, "--val_dataset", validation, "--resume_from_checkpoint", "auto")
 
 
-def _sft(samples: Path, model: str, run: Path, *flags: str | Path) -> None:
+def sft(samples: Path, model: str, run: Path, *flags: str | Path) -> None:
+    """Fine-tune `model` as the demo does, into the folder `run`. Raises ToolweaveError when that fails."""
     _command(
         "sft", "--dataset", samples, "--model", model, "--output_dir", run, "--add_output_dir_suffix", "false",
         "--max_tokens_per_batch", str(_BATCH_TOKENS), "--learning_rate", str(_LEARNING_RATE), *flags,

@@ -164,8 +164,8 @@ class Catalogue:
 
     def known(self, breadth: Breadth) -> list[Agent]:
         """Return the agents to train on."""
-        wanted = {Breadth.CORE: {True}, Breadth.OTHERS: {False}, Breadth.ALL: {True, False}}[breadth]
-        return [agent for agent in self.agents if not agent.held_out and agent.core in wanted]
+        learned = [agent for agent in self.agents if not agent.held_out]
+        return [agent for agent in learned if breadth is Breadth.ALL or agent.core is (breadth is Breadth.CORE)]
 
     def talk(self, kind: str, lang: Lang, split: Split, known: Set[str] = frozenset()) -> list[Mapping[str, str]]:
         """Return what is said that no tool is for, as `q` and `a`: `kind` is "chat" or a list in conversation.yaml.
