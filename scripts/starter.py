@@ -26,6 +26,7 @@ WORK = Path("output/starter")
 
 def main() -> None:
     """Write the samples, learn them, pack the adapter."""
+    WORK.mkdir(parents=True, exist_ok=True)
     run = WORK / "sft"
     samples = _samples("samples", GROUPS, SEED)
     validation = _samples("validation", VALIDATION_GROUPS, VALIDATION_SEED)
