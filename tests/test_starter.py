@@ -24,7 +24,7 @@ def test_embedded_tools_is_the_embedded_model_plus_the_starter() -> None:
         expected = weight
         if layer in adapted:
             down, up = (adapter[f"base_model.model.{layer}.lora_{part}.weight"].float() for part in "AB")
-            expected = weight + 4 * up @ down  # alpha 32 over rank 8
+            expected = weight + 4 * up @ down  # alpha is 4 times the rank
         torch.testing.assert_close(changed[name], expected, rtol=1e-5, atol=1e-5)
     assert plain.template.hash == tools.template.hash
 
