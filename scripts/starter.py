@@ -1,7 +1,7 @@
 """Teach the starter more: fine-tune `embedded-tools` on the agents that the demo does not show.
 
 Run it with `make starter`; on two cores it takes some 90 minutes and goes on where it was when it is interrupted. What
-it learns is stacked as bf16 on the adapter in the package, where `embedded-tools` finds it. Each run takes a new `SEED`.
+it learns is stacked as bf16 on the adapter in the package, where `embedded-tools` finds it. Every run: a new `SEED`.
 """
 
 from __future__ import annotations
