@@ -19,7 +19,7 @@ help:
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix the code"
 	@echo "make bench-train  training against TRL and ms-swift, each installed into .bench once"
-	@echo "make starter  teach the starter of the embedded model more (90 minutes)"
+	@echo "make starter  teach the starter of the embedded model more (105 minutes)"
 	@echo "make clean   remove .venv and caches; output stays"
 
 setup: $(READY)

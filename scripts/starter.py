@@ -1,6 +1,6 @@
 """Teach the starter more: fine-tune `embedded-tools` on the agents that the demo does not show.
 
-Run it with `make starter`; on two cores it takes some 90 minutes and goes on where it was when it is interrupted. What
+Run it with `make starter`; on two cores it takes some 105 minutes and goes on where it was when it is interrupted. What
 it learns is stacked as bf16 on the adapter in the package, where `embedded-tools` finds it. Every run: a new `SEED`.
 """
 
