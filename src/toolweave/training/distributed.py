@@ -141,8 +141,8 @@ def joined() -> Iterator[Workers]:
     workers = Workers(accelerator)
     try:
         yield workers
-        # Who is done waits for the one that saves: one that ended right after its last collective was seen to abort once,
-        # it seems as gloo's thread gave its tensors back to a Python that was gone.
+        # Who is done waits for the one that saves: one that ended right after its last collective was once seen to
+        # abort, it seems as gloo's thread gave its tensors back to a Python that was gone.
         accelerator.wait_for_everyone()
     except (RuntimeError, torch.distributed.DistBackendError) as error:
         if workers.count > 1 and _peer_is_gone(error):
