@@ -91,7 +91,8 @@ class Slot:
             surface = rng.choice(list(values))
             return Drawn(str(surface), values[surface])
         text = rng.choice(self.listed(lang, split))
-        return Drawn(text, text)
+        # An article before a name is the sentence's: who asks about "the ferry" means the ferry.
+        return Drawn(text, text.removeprefix("the ") if self.source.get("names") else text)
 
     def listed(self, lang: Lang, split: Split) -> Sequence[str]:
         """Return the values of a split, of a slot that lists them."""
