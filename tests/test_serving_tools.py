@@ -6,24 +6,28 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import rjieba
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from llguidance.hf import from_tokenizer
 
 from scripted_engine import TEMPLATE, ScriptedEngine, served
 from toolweave.dialects import CallsPerReply, Prompt, get_dialect
 from toolweave.serving.calls import CallStream, ReplyDelta, call_arguments
 from toolweave.serving.conversation import dialect_messages, tools_in_text
 from toolweave.serving.grammar import CallFrame, call_grammar
-from toolweave.serving.guide import Guides
+from toolweave.serving.guide import Guide, Guides
 from toolweave.serving.protocol import ChatMessage
+from toolweave.serving.quoting import HEAD_START, Quoting, Vocabulary
 from toolweave.types import InvalidToolCall, Lang, ToolCall, ToolSpec
 
 WEATHER = ToolSpec(
@@ -461,3 +465,76 @@ def test_every_marker_that_the_parser_knows_begins_a_guided_call(marker: str) ->
     assert not follows(f"好\n{marker} dalle")
     assert follows(f"好 {marker.strip('*')} dalle")
     assert not isinstance(written.calls[0], InvalidToolCall)
+
+
+# --- quoting ----------------------------------------------------------------------------------------------------
+
+SAID = "出体育馆北停车场的时候，看看 New York 的天气"
+SIZE = len(TEMPLATE.tokenizer)
+GUIDES = Guides(TEMPLATE.tokenizer, SIZE, [TEMPLATE.end_id])
+VOCABULARY = Vocabulary(from_tokenizer(TEMPLATE.tokenizer, n_vocab=SIZE, eos_token=[TEMPLATE.end_id]))
+
+
+def led(guide: Guide, logits: torch.Tensor, most: int = 200) -> bytes:
+    """Return what a model that always has these logits says greedily."""
+    written = bytearray()
+    while not guide.done and len(written) < most:
+        token = int(guide.limit(logits, left=1000).argmax())
+        guide.accept(token)
+        written += VOCABULARY.texts[token]
+    return bytes(written)
+
+
+def call_of(text: str) -> ToolCall:
+    (call,) = get_dialect("v06").parse(text).calls
+    assert isinstance(call, ToolCall)
+    return call
+
+
+def test_a_model_that_knows_no_better_quotes_whole_words() -> None:
+    """Without logits of its own it takes what comes first among equals, so only the head start leads it."""
+    grammar = call_grammar(CallFrame.of(get_dialect("v06"), Lang.ZH), [WEATHER], forced=True)
+    call = call_of(led(GUIDES.start(grammar, [SAID]), torch.zeros(SIZE)).decode())
+    assert call.arguments["location"] in rjieba.cut(SAID)
+
+
+def test_a_model_that_is_sure_is_not_led() -> None:
+    grammar = call_grammar(CallFrame.of(get_dialect("v06"), Lang.ZH), [WEATHER], forced=True)
+    logits = torch.zeros(SIZE)
+    logits[VOCABULARY.tokens[b"Z"]] = HEAD_START + 0.1
+    text = led(GUIDES.start(grammar, [SAID]), logits)
+    assert b'"location": "' + b"Z" * 40 in text
+
+
+def test_only_free_text_in_a_call_leans_towards_what_was_said() -> None:
+    guide = GUIDES.start(call_grammar(CallFrame.of(get_dialect("v06"), Lang.ZH), [DRAW, WEATHER], forced=False), [SAID])
+    seen: dict[str, float] = {}
+    written = ""
+    for token in TEMPLATE.tokenizer('好\nAction: image_gen\nAction Input: {"size": "720*1280", "count": 1}')[
+        "input_ids"
+    ]:
+        seen[written] = guide.limit(torch.zeros(SIZE), left=1000).max().item()
+        guide.accept(token)
+        written += VOCABULARY.texts[token].decode("utf-8", "replace")
+    assert set(seen.values()) == {0.0}
+
+
+PIECES = ["安", "今天", "Oslo", "St. Anne's", " ", "\n", "😀", "10:30", '"', "\\"]
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=12).map("".join), st.data())
+def test_tokens_that_go_on_as_the_words_do_are_preferred(said: str, data: st.DataObject) -> None:
+    """From the start of a word, byte by byte; the text may end where a word does."""
+    words = rjieba.cut(said)
+    first = data.draw(st.sampled_from([at for at, word in enumerate(words) if not word.isspace()] or [0]))
+    source = "".join(words[first:]).encode()
+    quoting = Quoting(VOCABULARY, [said])
+    ends = set(accumulate(len(word.encode()) for word in words[first:]))
+    for at, byte in enumerate(source):
+        preferred = {VOCABULARY.texts[token] for token in quoting.preferred()}
+        if bytes([byte]) in (b'"', b"\\") or source[:1].isspace():
+            return
+        assert bytes([byte]) in preferred
+        assert at not in ends or b'"' in preferred
+        assert at > 0 or b'"' not in preferred
+        quoting.push(VOCABULARY.tokens[bytes([byte])])

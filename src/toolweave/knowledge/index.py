@@ -9,6 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import rjieba
 
 from toolweave.errors import DataError
 from toolweave.knowledge.documents import Passage, read_document
@@ -76,8 +77,4 @@ def _unit(vectors: Sequence[Sequence[float]]) -> Any:
 
 def _words(text: str) -> list[str]:
     """Return the words of a text, Chinese ones segmented; long words also as the shorter ones inside them."""
-    try:
-        import rjieba
-    except ModuleNotFoundError as error:
-        raise DataError(f"knowledge needs {error.name}", "pip install 'toolweave[knowledge]'") from None
     return [word for word in rjieba.cut_for_search(text.lower()) if any(map(str.isalnum, word))]

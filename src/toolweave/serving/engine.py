@@ -103,11 +103,13 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         grammar: str | None = None,
+        said: Sequence[str] = (),
         strict: bool = True,
         seconds: float | None = None,
     ) -> Generation:
         """Start a request. `grammar` (llguidance's Lark) limits the reply, `seconds` its time.
 
+        Where the grammar leaves a call's text free, it leans towards the words of `said`.
         Raises RequestError for an empty, too long or unknown prompt, ServerError when closed. A grammar that cannot be
         followed, from the start or from some token on, is a GuideError if `strict`, else the reply is free from there.
         """
@@ -124,7 +126,7 @@ class Engine:
         guide = None
         if grammar:
             with nullcontext() if strict else suppress(GuideError):
-                guide = self._guides.start(grammar, strict=strict)
+                guide = self._guides.start(grammar, said, strict=strict)
         generation = Generation(prompt_ids, params or SamplingParams(), guide, seconds)
         with self._lock:
             if self._closed:

@@ -1,6 +1,7 @@
 """Constrained decoding: which tokens may come next, so that a call always is one that a tool can take.
 
-llguidance follows the grammars of `toolweave.serving.grammar`.
+llguidance follows the grammars of `toolweave.serving.grammar`; `toolweave.serving.quoting` leans free text towards
+what was said.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from toolweave.serving.grammar import GuideError
+from toolweave.serving.quoting import HEAD_START, Quoting, Vocabulary
 
 _MAX_GRAMMAR = 256 * 1024  # characters
 # This near to a reply's limit it is first asked how long its call would take to close; with no more tokens than so to
@@ -47,9 +49,12 @@ class _Closer:
             found += tokens
         return found
 
+    def in_text(self, allowed: np.ndarray) -> bool:
+        """Tell by the tokens that may come next whether they go on a text that may be anything."""
+        return bool(len(self._letters)) and bool(allowed[self._letters].all())
+
     def _next(self, allowed: np.ndarray) -> int:
-        in_text = bool(len(self._letters)) and bool(allowed[self._letters].all())
-        for wanted in (self._quote,) if in_text else (self._bracket, self._comma, self._quote):
+        for wanted in (self._quote,) if self.in_text(allowed) else (self._bracket, self._comma, self._quote):
             if (fitting := wanted[allowed[wanted]]).size:
                 return int(fitting[0])
         return int(allowed.argmax())
@@ -68,8 +73,8 @@ class Guide:
     of the reply free.
     """
 
-    def __init__(self, matcher: LLMatcher, closer: _Closer, *, strict: bool) -> None:
-        self._matcher, self._closer, self._strict = matcher, closer, strict
+    def __init__(self, matcher: LLMatcher, closer: _Closer, quoting: Quoting | None, *, strict: bool) -> None:
+        self._matcher, self._closer, self._quoting, self._strict = matcher, closer, quoting, strict
         self._given_up = False
         self._way: list[int] = []
         self._look_at = _FAR
@@ -85,26 +90,31 @@ class Guide:
         return self._given_up or bool(self._matcher.is_accepting())
 
     def limit(self, logits: Tensor, left: int) -> Tensor:
-        """Return logits [vocabulary] with the tokens that may not come next at minus infinity.
+        """Return logits [vocabulary] with the tokens that may not come next at minus infinity, and quotes ahead.
 
         With `left` tokens to go, this one included, and a call not closed in them otherwise, only what closes it may.
         """
         if not self._given_up:
             if not self._way and left <= self._look_at and not self.may_stop:
                 self._look(left)
-            allowed = torch.from_numpy(_allowed(self._matcher)[: len(logits)])
+            allowed = _allowed(self._matcher)[: len(logits)]
             self._check()
         if self._given_up:
             return logits
         if self._way:
-            allowed = torch.zeros_like(allowed)
+            allowed = np.zeros_like(allowed)
             allowed[self._way[0]] = True
-        return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+        limited = logits.masked_fill(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
+        if self._quoting is not None and not self.may_stop and self._closer.in_text(allowed):
+            limited[self._quoting.preferred()] += HEAD_START
+        return limited
 
     def accept(self, token: int) -> None:
         """Go on by a token that was chosen."""
         if not self._given_up:
             self._matcher.consume_token(token)
+            if self._quoting is not None:
+                self._quoting.push(token)
             self._way = self._way[1:]
             self._check()
 
@@ -127,29 +137,32 @@ class Guides:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, end_ids: Sequence[int]) -> None:
         self._source = tokenizer, vocabulary, list(end_ids)
         self._closer = _Closer(tokenizer.get_vocab(), vocabulary)
-        self._tokenizer: LLTokenizer | None = None
+        self._ready: tuple[LLTokenizer, Vocabulary] | None = None
         self._lock = threading.Lock()
 
-    def start(self, grammar: str, *, strict: bool = True) -> Guide:
-        """Return a guide at the start of a reply. Raises GuideError for a grammar that makes no sense or is too large.
+    def start(self, grammar: str, said: Sequence[str] = (), *, strict: bool = True) -> Guide:
+        """Return a guide at the start of a reply, which leans towards words of `said` where it is free within a call.
 
-        Takes tens of milliseconds and more: not a thing for the event loop.
+        Raises GuideError for a grammar that makes no sense or is too large. Takes tens of milliseconds and more: not a
+        thing for the event loop.
         """
         if len(grammar) > _MAX_GRAMMAR:
             raise GuideError(f"the schemas have {len(grammar)} characters; at most {_MAX_GRAMMAR} are followed")
-        guide = LLMatcher(self._prepared(), grammar, log_level=0)
-        if guide.is_error():
-            raise GuideError(f"the schema cannot be followed: {_first_line(guide.get_error())}")
-        return Guide(guide, self._closer, strict=strict)
+        tokenizer, vocabulary = self._prepared()
+        matcher = LLMatcher(tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise GuideError(f"the schema cannot be followed: {_first_line(matcher.get_error())}")
+        return Guide(matcher, self._closer, Quoting(vocabulary, said) if said else None, strict=strict)
 
-    def _prepared(self) -> LLTokenizer:
+    def _prepared(self) -> tuple[LLTokenizer, Vocabulary]:
         with self._lock:
-            if self._tokenizer is None:
+            if self._ready is None:
                 tokenizer, vocabulary, end_ids = self._source
                 if not isinstance(tokenizer, PreTrainedTokenizerFast):
                     raise GuideError("constrained decoding needs a model with a fast tokenizer (tokenizer.json)")
-                self._tokenizer = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=end_ids)
-            return self._tokenizer
+                prepared = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=end_ids)
+                self._ready = prepared, Vocabulary(prepared)
+            return self._ready
 
 
 def _first_line(error: str) -> str:

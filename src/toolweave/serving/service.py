@@ -40,12 +40,14 @@ _PREPARING = 4  # requests whose prompts are written at once, each in a thread
 class _Plan:
     """What a request asks of the engine, and the dialect that its calls are read by, if it offers tools.
 
-    `strict` says that a grammar that cannot be followed is an error; otherwise the reply is free then.
+    Calls lean towards the words of `said`. `strict` says that a grammar that cannot be followed is an error; otherwise
+    the reply is free then.
     """
 
     prompt: list[int]
     stop: tuple[str, ...] = ()
     grammar: str | None = None
+    said: tuple[str, ...] = ()
     dialect: Dialect | None = None
     strict: bool = True
 
@@ -149,7 +151,9 @@ class Service:
             for number in range(body.choices)
         ]
         return plan.dialect, [
-            self.engine.submit(plan.prompt, own, grammar=plan.grammar, strict=plan.strict, seconds=self._seconds)
+            self.engine.submit(
+                plan.prompt, own, grammar=plan.grammar, said=plan.said, strict=plan.strict, seconds=self._seconds
+            )
             for own in each
         ]
 
@@ -175,15 +179,16 @@ class Service:
             raise RequestError("response_format: JSON and calls exclude each other", 'say tool_choice "none"')
         limited = tools if forced else self._limited(body, tools)
         strict = forced or schema is not None or body.guided_calls is not None
-        grammar = None
+        grammar, said = None, tuple[str, ...]()
         with nullcontext() if strict else suppress(GuideError):
             if schema is not None:
                 grammar = json_grammar(schema)
             elif limited:
                 grammar = call_grammar(CallFrame.of(self.dialect, lang), limited, forced=forced)
+                said = tuple(str(message["content"]) for message in messages if message["role"] != "system")
         told = offered if tools and self.dialect.tools_in is ToolsIn.REQUEST else ()
         prompt = self.engine.template.prompt_ids(messages, told)
-        return _Plan(prompt, self.dialect.stop if tools else (), grammar, self.dialect if tools else None, strict)
+        return _Plan(prompt, self.dialect.stop if tools else (), grammar, said, self.dialect if tools else None, strict)
 
     def _limited(self, body: ChatRequest, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
         """Return the tools that calls are limited to; none leaves the reply free."""
