@@ -6,11 +6,7 @@ it learns is stacked as bf16 on the adapter in the package, where `embedded-tool
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file, save_file
 
 from toolweave.data.catalogue import Breadth
 from toolweave.data.jsonl import write_jsonl
@@ -18,6 +14,7 @@ from toolweave.data.synthesize import VISITS_PER_GROUP, training_groups
 from toolweave.demo import sft
 from toolweave.models.locate import EMBEDDED_TOOLS, STARTER
 from toolweave.training.progress import best_checkpoint
+from toolweave.weights.average import stack, write_adapter
 
 GROUPS, SEED = 1450, 101
 VALIDATION_GROUPS, VALIDATION_SEED = 3, 119
@@ -34,7 +31,8 @@ def main() -> None:
     validation = _samples("validation", VALIDATION_GROUPS, VALIDATION_SEED)
     sft(samples, EMBEDDED_TOOLS, run, "--val_dataset", validation, "--resume_from_checkpoint", "auto")
     run.rename(done)
-    stack(STARTER, best_checkpoint(done))
+    # One on top of the other: what was learned first stays.
+    write_adapter(STARTER, *stack([STARTER, best_checkpoint(done)], [1, 1]))
 
 
 def _samples(name: str, groups: int, seed: int) -> Path:
@@ -42,22 +40,6 @@ def _samples(name: str, groups: int, seed: int) -> Path:
     drawn = training_groups(groups * VISITS_PER_GROUP, seed, Breadth.OTHERS)
     write_jsonl(path, (sample.to_json() for group in drawn for sample in group))
     return path
-
-
-def stack(starter: Path, learned: Path) -> None:
-    """Put the adapter `learned` on top of `starter`: one adapter of both ranks, whose change is the sum of theirs."""
-    below, above = (load_file(adapter / "adapter_model.safetensors") for adapter in (starter, learned))
-    config, other = (json.loads((adapter / "adapter_config.json").read_text("utf-8")) for adapter in (starter, learned))
-    if below.keys() != above.keys() or config["lora_alpha"] * other["r"] != other["lora_alpha"] * config["r"]:
-        raise SystemExit(f"{starter} and {learned}: not adapters of the same layers and scale; they cannot be stacked")
-    stacked = {
-        # A is (rank, in) and B (out, rank); B·A of both ranks together is the sum of the two products.
-        name: torch.cat((weight, above[name].to(weight)), dim=0 if "lora_A" in name else 1).contiguous()
-        for name, weight in below.items()
-    }
-    save_file(stacked, starter / "adapter_model.safetensors", metadata={"format": "pt"})
-    config |= {"r": config["r"] + other["r"], "lora_alpha": config["lora_alpha"] + other["lora_alpha"]}
-    (starter / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

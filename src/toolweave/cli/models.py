@@ -1,4 +1,4 @@
-"""Commands on trained models: export, parity and deploy."""
+"""Commands on trained models: average, export, parity and deploy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from toolweave.cli.options import CkptDir
+from toolweave.cli.options import CkptDir, OutputDir
 from toolweave.errors import ToolweaveError
 
 _KEY_VARIABLE = "TOOLWEAVE_API_KEY"
@@ -20,6 +20,21 @@ class EngineName(StrEnum):
 
     EMBEDDED = "embedded"
     VLLM = "vllm"
+
+
+def average(
+    ckpt_dir: Annotated[
+        list[Path], typer.Option("--ckpt_dir", help="Folder of an adapter; once for each.", show_default=False)
+    ],
+    output_dir: OutputDir,
+) -> None:
+    """Write the mean of adapters as one adapter, often better than each: train them from one base on data of their own.
+
+    Example: toolweave average --ckpt_dir output/a/checkpoint-40 --ckpt_dir output/b/checkpoint-40 --output_dir mean
+    """
+    from toolweave.weights.average import average as mean
+
+    typer.echo(f"mean of {len(ckpt_dir)} adapters: {mean(ckpt_dir, output_dir)}")
 
 
 def export(
@@ -161,6 +176,7 @@ def deploy(
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this area."""
+    app.command("average")(average)
     app.command("export")(export)
     app.command("parity")(parity)
     app.command("deploy", context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(deploy)
