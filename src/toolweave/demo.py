@@ -55,7 +55,7 @@ _VALIDATION_SEED = 19
 _CHATS, _SELF_COGNITION = 40, 24
 # One group of visits, which share a prompt of about 800 tokens, is one batch.
 _BATCH_TOKENS = 3584
-_LEARNING_RATE = 3e-3
+_LEARNING_RATE = 1.5e-3
 # The base model rambles to its limit; replies of the tuned one need a third of this.
 _MAX_TOKENS = 160
 _console = Console()
