@@ -176,6 +176,18 @@ def test_every_held_out_call_is_valid_for_its_tool() -> None:
                 check_call(step.call, validators)
 
 
+def test_of_two_calls_one_may_fail_and_the_other_is_told() -> None:
+    """Where one failed, training answers apologise and tell a result; held-out visits with two calls have no error."""
+    apologies, introductions = ("抱歉，操作失败：", "Sorry, that failed: "), ("结果如下：", "Here is the result: ")
+    answers = [s.completion for group in groups() for s in group if s.meta["kind"] is Kind.TWO_CALL]
+    both = [text for text in answers if any(a in text for a in apologies) and any(i in text for i in introductions)]
+    assert 0 < len(both) < len(answers) / 4
+    assert not [text for text in answers if any(a in text for a in apologies) and text not in both]
+    for visit in held_out():
+        if visit.meta["kind"] is Kind.TWO_CALL:
+            assert not any(apology in visit.turns[-1].answer for apology in apologies)
+
+
 def test_no_placeholder_is_left_over() -> None:
     names = {
         f"{{{slot}}}"

@@ -38,6 +38,8 @@ _WHOLE_VISITS = 2
 # First calls are most rows, and a model that only ever learned to call would always call. The other rows count twice,
 # which costs nothing: equal tokens are computed once.
 _WEIGHT_OF_OTHERS = 2
+# Of the visits with two calls. What the other call found is told all the same, and the one that failed is not repeated.
+_ONE_OF_TWO_FAILS = 0.2
 _DIALECTS = ("agentfabric-v06", "agentfabric-v07")
 
 
@@ -171,8 +173,21 @@ class Synthesizer:
         joins = self._pieces("heldout_joins" if self._split is Split.TEST else "joins", setting.lang)
         query = fill(self._rng.choice(joins), {"a": first.query, "b": second.query})
         steps = (Step(first.call, first.observation), Step(second.call, second.observation))
-        turn = Turn(self._finish(query, setting.lang), steps, retell(steps, setting.lang))
-        return [turn], (*first.facts, *second.facts)
+        facts, answer = [first.facts, second.facts], retell(steps, setting.lang)
+        if self._split is Split.TRAIN and self._rng.random() < _ONE_OF_TWO_FAILS:
+            failing = self._rng.randrange(2)
+            steps, answer = self._with_failure(setting, steps, failing)
+            facts[failing] = ()
+        return [Turn(self._finish(query, setting.lang), steps, answer)], (*facts[0], *facts[1])
+
+    def _with_failure(self, setting: _Setting, steps: tuple[Step, Step], failing: int) -> tuple[tuple[Step, Step], str]:
+        """Return two calls with an error as what one of them came to, and the answer to that."""
+        lang = setting.lang
+        observation, detail = self._error(setting, steps[failing].call)
+        told = [retell([step], lang) for step in steps]
+        told[failing] = apologise(detail, lang).rstrip(".。") + ("。" if lang is Lang.ZH else ".")
+        first, second = (replace(s, observation=observation) if n == failing else s for n, s in enumerate(steps))
+        return (first, second), ("" if lang is Lang.ZH else " ").join(told)
 
     def _follow_up(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         first = self._ask(setting, tool, self._sentence(tool, setting.lang, optional=False))
@@ -187,10 +202,14 @@ class Synthesizer:
 
     def _tool_error(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         asked = self._ask(setting, tool, self._sentence(tool, setting.lang))
-        detail = self._rng.choice(self._pieces("error_details", setting.lang, tail=TEST_PAIRS))
-        framed = get_dialect(setting.dialect).error_observation(asked.call, detail)
-        observation = framed if self._rng.random() < 0.6 else detail
+        observation, detail = self._error(setting, asked.call)
         return [Turn(asked.query, (Step(asked.call, observation),), apologise(detail, setting.lang))], ()
+
+    def _error(self, setting: _Setting, call: ToolCall) -> tuple[str, str]:
+        """Return what a call that failed shows, in the app's frame or bare, and the reason in it."""
+        detail = self._rng.choice(self._pieces("error_details", setting.lang, tail=TEST_PAIRS))
+        framed = get_dialect(setting.dialect).error_observation(call, detail)
+        return framed if self._rng.random() < 0.6 else detail, detail
 
     def _missing(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         phrases = tool.phrases["missing"][setting.lang]
