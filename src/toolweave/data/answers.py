@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from toolweave.types import Lang, Step
@@ -15,14 +16,20 @@ _PICTURE = re.compile(r"(?:!\[\w+\]\()?(?P<url>https?://\S+?\.(?:png|jpg))\)?")
 _PICTURE_NAME = {Lang.ZH: "图片", Lang.EN: "Image"}
 
 
-def retell(steps: Sequence[Step], lang: Lang) -> str:
-    """Say what the tools returned, nothing else, always in one form.
+def retell(steps: Sequence[Step], lang: Lang, failed: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Say what the tools returned, nothing else, always in one form; `failed` has the reason of a step that failed.
 
     A small model learns one form in few rows and then keeps to it with any tool; of many wordings it learns which is
     likely, and nothing about what they say.
     """
-    glue = "" if lang is Lang.ZH else " "
-    return _INTRODUCTION[lang] + glue.join(_retold(step.observation, lang) for step in steps)
+    told = []
+    for number, step in enumerate(steps):
+        if number in failed:
+            told.append(_ended(apologise(failed[number], lang), lang))
+        else:
+            begins = number == 0 or number - 1 in failed
+            told.append(_INTRODUCTION[lang] * begins + _retold(step.observation, lang))
+    return ("" if lang is Lang.ZH else " ").join(told)
 
 
 def apologise(detail: str, lang: Lang) -> str:
@@ -32,12 +39,16 @@ def apologise(detail: str, lang: Lang) -> str:
 
 def _retold(observation: str, lang: Lang) -> str:
     """Return an observation as a sentence: a JSON object as its members, a picture as the prompt wants it shown."""
-    comma, colon, stop = ("，", "：", "。") if lang is Lang.ZH else (", ", ": ", ".")
+    comma, colon = ("，", "：") if lang is Lang.ZH else (", ", ": ")
     told = observation
     if observation.startswith("{"):
         told = comma.join(f"{key}{colon}{value}" for key, value in _leaves(json.loads(observation)))
     told = _PICTURE.sub(lambda found: f"![{_PICTURE_NAME[lang]}]({found['url']})", told)
-    return told if told[-1] in ".。!！)" else told + stop
+    return _ended(told, lang)
+
+
+def _ended(text: str, lang: Lang) -> str:
+    return text if text[-1] in ".。!！)" else text + ("。" if lang is Lang.ZH else ".")
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -172,22 +172,15 @@ class Synthesizer:
             return self._one_call(setting, tool)
         joins = self._pieces("heldout_joins" if self._split is Split.TEST else "joins", setting.lang)
         query = fill(self._rng.choice(joins), {"a": first.query, "b": second.query})
-        steps = (Step(first.call, first.observation), Step(second.call, second.observation))
+        steps: tuple[Step, ...] = tuple(Step(asked.call, asked.observation) for asked in (first, second))
         facts, answer = [first.facts, second.facts], retell(steps, setting.lang)
         if self._split is Split.TRAIN and self._rng.random() < _ONE_OF_TWO_FAILS:
             failing = self._rng.randrange(2)
-            steps, answer = self._with_failure(setting, steps, failing)
+            observation, detail = self._error(setting, steps[failing].call)
+            answer = retell(steps, setting.lang, {failing: detail})
+            steps = tuple(replace(s, observation=observation) if n == failing else s for n, s in enumerate(steps))
             facts[failing] = ()
         return [Turn(self._finish(query, setting.lang), steps, answer)], (*facts[0], *facts[1])
-
-    def _with_failure(self, setting: _Setting, steps: tuple[Step, Step], failing: int) -> tuple[tuple[Step, Step], str]:
-        """Return two calls with an error as what one of them came to, and the answer to that."""
-        lang = setting.lang
-        observation, detail = self._error(setting, steps[failing].call)
-        told = [retell([step], lang) for step in steps]
-        told[failing] = apologise(detail, lang).rstrip(".。") + ("。" if lang is Lang.ZH else ".")
-        first, second = (replace(s, observation=observation) if n == failing else s for n, s in enumerate(steps))
-        return (first, second), ("" if lang is Lang.ZH else " ").join(told)
 
     def _follow_up(self, setting: _Setting, tool: CatalogueTool) -> tuple[list[Turn], tuple[str, ...]]:
         first = self._ask(setting, tool, self._sentence(tool, setting.lang, optional=False))
