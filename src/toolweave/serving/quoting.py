@@ -53,7 +53,8 @@ class Quoting:
     def preferred(self) -> list[int]:
         """Return the tokens that continue the text begun as the conversation continues it."""
         vocabulary, found = self._vocabulary, set[int]()
-        for rest, whole in self._places():
+        # What was said twice goes on alike: a long text that repeats itself costs no more than it says.
+        for rest, whole in set(self._places()):
             heads = (rest[:size] for size in range(1, len(rest) + 1))
             found.update(vocabulary.tokens[head] for head in heads if head in vocabulary.tokens)
             if whole:
