@@ -3,8 +3,9 @@
     python bench/guided.py --model embedded --visits 1000
 
 Every request is the first of a held-out visit. `free`: the model writes what it wants. `guided`: once it begins a call,
-only a valid one can follow. `required`: it must call. A call is valid when its tool is offered and its arguments follow
-the tool's schema; a reply cut off by --max_tokens inside a call is not. Prints one line of JSON for each.
+only a valid one can follow. `quoting`: its text leans towards what was said, as well. `required`: it must call. A call
+is valid when its tool is offered and its arguments follow the tool's schema; a reply cut off by --max_tokens inside a
+call is not. Prints one line of JSON for each.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from toolweave.serving.grammar import CallFrame, call_grammar
 from toolweave.serving.sampling import SamplingParams
 from toolweave.types import Episode, InvalidToolCall, Reply, ToolSpec
 
-MODES = ("free", "guided", "required")
+MODES = ("free", "guided", "quoting", "required")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Visit:
 
     dialect: Dialect
     prompt: list[int]
+    said: tuple[str, ...]
     tools: tuple[ToolSpec, ...]
     episode: Episode
 
@@ -46,7 +48,9 @@ def visits(engine: Engine, count: int) -> Iterator[Visit]:
     offering = [episode for episode in held_out_episodes() if episode.tools]
     for episode in islice(cycle(offering), count):
         dialect = get_dialect(episode.meta["dialect"])
-        yield Visit(dialect, engine.template.prompt_ids(dialect.render(episode)[0].messages), episode.tools, episode)
+        messages = dialect.render(episode)[0].messages
+        said = tuple(message["content"] for message in messages if message["role"] != "system")
+        yield Visit(dialect, engine.template.prompt_ids(messages), said, episode.tools, episode)
 
 
 def verdict(reply: Reply, tools: Sequence[ToolSpec]) -> str:
@@ -70,7 +74,8 @@ def measure(engine: Engine, asked: Sequence[Visit], mode: str, max_tokens: int, 
             frame = CallFrame.of(visit.dialect, visit.episode.lang)
             grammar = call_grammar(frame, visit.tools, forced=mode == "required")
         params = SamplingParams(temperature, seed=seed, max_tokens=max_tokens, stop=visit.dialect.stop)
-        generation = engine.submit(visit.prompt, params, grammar=grammar)
+        said = visit.said if mode == "quoting" else ()
+        generation = engine.submit(visit.prompt, params, grammar=grammar, said=said)
         reply = visit.dialect.parse("".join(generation))
         found = verdict(reply, visit.tools)
         if reply.calls and generation.finish_reason == "length":
