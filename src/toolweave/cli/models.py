@@ -28,7 +28,7 @@ def average(
     ],
     output_dir: OutputDir,
 ) -> None:
-    """Write the mean of adapters as one adapter, often better than each: train them from one base on data of their own.
+    """Write the mean of adapters as one adapter, at times better than each: train them from one base on own data.
 
     Example: toolweave average --ckpt_dir output/a/checkpoint-40 --ckpt_dir output/b/checkpoint-40 --output_dir mean
     """
