@@ -44,9 +44,7 @@ def run_parity(
     # A server tells text, not tokens, so every form is compared by the tokens of its text.
     expected = [_canonical(reference, template)(request) for request in requests]
     if adapter is not None:
-        manifest = Manifest.load(adapter)
-        if manifest is None:
-            raise ModelError(f"{adapter} has no toolweave.json, so its base model is unknown")
+        manifest = Manifest.of_adapter(adapter)
         adapted, _ = load_adapter(adapter, manifest.base)
         yield compare(
             "adapter", requests, expected, _canonical(greedy(adapted, template, MAX_TOKENS), template), template

@@ -1,9 +1,9 @@
 """A lean towards the words of the conversation, where an argument of a call is free text.
 
-What a user names is nearly always copied into the call. A small model begins to copy it and slips into a commoner word
-("psychiatry" becomes "psychology"), or stops in the middle of a word. So the tokens that go on as the conversation
-does get a head start, and so do those that end the text where a word ends. It is no more than a head start: a model
-that is sure of other words, such as a translation, says them.
+What a user names is nearly always copied into the call. A small model begins to copy it and slips ("psychiatry" becomes
+"psychiatics"), or begins or stops in the middle of a word. So the tokens that go on as the conversation does get a head
+start, and so do those that end the text where a word ends. It is no more than a head start: a model that is sure of
+other words, such as a translation, says them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Several adapters of one base as one, whose change to the base is exactly a weighted sum of theirs.
 
-The mean of models that were fine-tuned from one base, each on data of its own, is often better than any of them: "model
+The mean of models that were fine-tuned from one base, each on data of its own, can be better than any of them: "model
 soups" (Wortsman et al., 2022, https://arxiv.org/abs/2203.05482).
 """
 
@@ -37,7 +37,7 @@ def average(ckpt_dirs: Sequence[Path], output_dir: Path) -> Path:
     if output_dir.exists():
         raise ModelError(f"{output_dir} exists already", "remove it, or choose another --output_dir")
     tensors, config = stack(ckpt_dirs, [1 / len(ckpt_dirs)] * len(ckpt_dirs))
-    manifests = [_manifest(folder) for folder in ckpt_dirs]
+    manifests = [Manifest.of_adapter(folder) for folder in ckpt_dirs]
     first = manifests[0]
     for folder, manifest in zip(ckpt_dirs, manifests, strict=True):
         if manifest.base != first.base:
@@ -100,10 +100,3 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], Json]:
     if variants or not plain or not known:
         raise ModelError(f"{folder} is no plain LoRA adapter ({', '.join(variants) or 'other tensors'})")
     return tensors, config
-
-
-def _manifest(folder: Path) -> Manifest:
-    manifest = Manifest.load(folder)
-    if manifest is None:
-        raise ModelError(f"{folder} has no toolweave.json, so its base model is unknown")
-    return manifest

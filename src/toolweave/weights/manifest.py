@@ -44,6 +44,14 @@ class Manifest:
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path} is not a manifest of toolweave: {error}") from error
 
+    @classmethod
+    def of_adapter(cls, folder: Path) -> Manifest:
+        """Read the manifest of an adapter. Raises ModelError when it has none, or a broken one."""
+        manifest = cls.load(folder)
+        if manifest is None:
+            raise ModelError(f"{folder} has no toolweave.json, so its base model is unknown")
+        return manifest
+
     def check_template(self, template_hash: str, where: Path) -> None:
         """Raise ModelError unless the template is the one the weights were trained with."""
         if template_hash != self.template_hash:

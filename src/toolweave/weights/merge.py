@@ -32,9 +32,7 @@ def merge(ckpt_dir: Path, output_dir: Path | None = None) -> Path:
         raise ModelError(f"{ckpt_dir} is not an adapter folder (no adapter_config.json)", "give the folder sft wrote")
     if target.exists():
         raise ModelError(f"{target} exists already", "remove it, or choose another --output_dir")
-    manifest = Manifest.load(ckpt_dir)
-    if manifest is None:
-        raise ModelError(f"{ckpt_dir} has no toolweave.json, so its base model is unknown")
+    manifest = Manifest.of_adapter(ckpt_dir)
     base = load(manifest.base, torch.float32)
     manifest.check_template(base.template.hash, ckpt_dir)
     adapted = PeftModel.from_pretrained(base.model, str(ckpt_dir)).eval()
