@@ -9,7 +9,6 @@ import openai
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from toolweave.errors import ModelError
 from toolweave.models.base_models import load
 from toolweave.models.presets import Endpoint
 from toolweave.models.server_errors import explain
