@@ -97,7 +97,7 @@ def test_speed_is_measured_on_groups_like_those_of_a_demo(lang: Lang) -> None:
         return [demo._size(group) for group in groups if group[0].meta["lang"] == lang]
 
     learned = fmean(sizes(training_groups(6_000)))
-    assert sizes(demo._typical_groups()) == pytest.approx([learned, learned], rel=0.03)
+    assert sizes(demo._typical_groups(2)) == pytest.approx([learned, learned], rel=0.03)
 
 
 def test_unknown_model_is_an_error_before_anything_is_written(tmp_path: Path) -> None:

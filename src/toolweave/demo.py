@@ -47,8 +47,10 @@ LEAST_VISITS, MOST_VISITS = 220, 24_000
 # Merging and the visits after take as long together as the visits before; this share of all is for chats, for starting,
 # and for a machine that becomes slower on the way: one took 15 % longer than it had promised.
 _RESERVE = 1 / 8
-# Groups differ in size by a tenth and more. Of so many, those of about the mean size are measured, so many a language.
+# Groups differ in size by a tenth and more. Of so many, those of about the mean size are measured, so many a language;
+# but one where the visits before took a good part of the time, as then measuring does too.
 _SIZED_GROUPS, _MEASURED_GROUPS = 128, 2
+_GOOD_PART = 1 / 15
 # Of phrases and values as in training, to draw the loss of what was not learned: two prompts, one a language.
 _VALIDATION_VISITS = 40
 _VALIDATION_SEED = 19
@@ -197,7 +199,7 @@ def _choose_size(model: str, seconds: float, after: float, target: Path) -> None
     started = time.monotonic()
     with TemporaryDirectory() as folder:
         samples, run = Path(folder) / "samples.jsonl", Path(folder) / "run"
-        groups = _typical_groups()
+        groups = _typical_groups(_MEASURED_GROUPS if after < _GOOD_PART * seconds else 1)
         write_jsonl(samples, (sample.to_json() for group in groups for sample in group))
         sft(samples, model, run, "--dataset_test_ratio", "0", "--num_train_epochs", "2")
         log = [json.loads(line) for line in (run / "logging.jsonl").read_text("utf-8").splitlines()]
@@ -208,15 +210,15 @@ def _choose_size(model: str, seconds: float, after: float, target: Path) -> None
     _console.print(f"{a_group:.1f} s for {VISITS_PER_GROUP} visits: training on {visits} of them")
 
 
-def _typical_groups() -> list[list[Sample]]:
-    """Return training groups that are, for their language, of about the mean size in characters."""
+def _typical_groups(each: int) -> list[list[Sample]]:
+    """Return training groups, `each` a language, that are for it of about the mean size in characters."""
     groups = list(training_groups(_SIZED_GROUPS * VISITS_PER_GROUP))
     typical: list[list[Sample]] = []
     for lang in Lang:
         sizes = {number: _size(group) for number, group in enumerate(groups) if group[0].meta["lang"] == lang}
         mean = fmean(sizes.values())
         nearest = sorted(sizes, key=lambda number: abs(sizes[number] - mean))
-        typical += [groups[number] for number in nearest[:_MEASURED_GROUPS]]
+        typical += [groups[number] for number in nearest[:each]]
     return typical
 
 

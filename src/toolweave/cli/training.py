@@ -82,18 +82,24 @@ def sft(
     given = {name: value for name, value in choices.items() if value not in (None, [])}
     recipe = Recipe.of(**{**(read_config(config) if config else {}), **given})
 
-    from toolweave.models.base_models import load
+    import torch
+
+    from toolweave.models.base_models import best_dtype, load
     from toolweave.training import layout
     from toolweave.training.distributed import joined
+    from toolweave.training.memory import fill_holes
     from toolweave.training.sft import base_name, torch_dtype, train
     from toolweave.training.sources import gather
 
     base = base_name(recipe.base)
+    dtype = torch_dtype(recipe.base.dtype) or best_dtype()
+    if dtype is torch.float32:
+        fill_holes()
     with joined() as workers:
         run = Path(workers.agree(layout.choose_run(recipe.run, recipe.base.model) if workers.is_first else None))
         with workers.first_goes_first():
             sources = gather(recipe.data, recipe.optim.seed)
-            loaded = load(base, torch_dtype(recipe.base.dtype))
+            loaded = load(base, dtype)
         if audit:
             _audit(recipe, sources, loaded.template, audit_rows)
             return

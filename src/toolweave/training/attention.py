@@ -63,10 +63,10 @@ class _TreeAttention(torch.autograd.Function):
         if not (sums.weights.min() > 1 / bound and sums.weights.max() < bound):
             queries = _with_constant(q, -_highest_scores(q, k, plan))
             sums, weights = _weigh(queries, keys, v, plan)
-        out = (sums.values / sums.weights).to(q.dtype)
+        out = _by_token((sums.values / sums.weights).to(q.dtype), plan.groups).unsqueeze(0)
         ctx.save_for_backward(queries, keys, v, out, sums.weights, *weights)
         ctx.plan = plan
-        return _by_token(out, plan.groups).unsqueeze(0)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -74,8 +74,8 @@ class _TreeAttention(torch.autograd.Function):
         plan, size = cast(_Plan, ctx.plan), v.shape[-1]
         q, k, values = queries[..., :size].contiguous(), keys[..., :size].contiguous(), _with_ones(v)
         # Divided by the sums here, once, rather than the weights of every block.
-        grad = _fold(grads[0][0].unflatten(1, (-1, plan.groups)).transpose(0, 1)) / total
-        dot = (grad * out).sum(-1, keepdim=True)
+        grad = _by_head(grads[0][0], plan.groups) / total
+        dot = (grad * _by_head(out[0], plan.groups)).sum(-1, keepdim=True)
         grad = grad.to(q.dtype)
         grad_and_dot = _with_constant(grad, -dot)
         dq = torch.zeros_like(q, dtype=torch.float32)
@@ -83,12 +83,22 @@ class _TreeAttention(torch.autograd.Function):
         for number, block in enumerate(plan.tree.blocks):
             own, rows = slice(block.start, block.stop), plan.rows(block)
             weights = kept[number] if kept else _scores(queries, keys, block, plan).exp_()
-            dv[:, own] = torch.bmm(weights.transpose(1, 2), grad[:, rows])
-            ds = torch.bmm(grad_and_dot[:, rows], values[:, own].transpose(1, 2)).mul_(weights)
-            dq[:, rows] += torch.bmm(ds, k[:, own])
-            dk[:, own] = torch.bmm(ds.transpose(1, 2), q[:, rows])
+            dv[:, own] = _products(weights.transpose(1, 2), grad[:, rows])
+            ds = _products(grad_and_dot[:, rows], values[:, own].transpose(1, 2)).mul_(weights)
+            dq[:, rows] += _products(ds, k[:, own])
+            dk[:, own] = _products(ds.transpose(1, 2), q[:, rows])
         dq = (dq * plan.scale).to(q.dtype).unflatten(1, (-1, plan.groups)).transpose(1, 2).flatten(0, 1)
         return dq.unsqueeze(0), dk.unsqueeze(0), dv.unsqueeze(0), None
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Return a [n, p, q] times b [n, q, r]; those of float32 one by one, a fifth faster than MKL's batches."""
+    if a.dtype is not torch.float32 or a.device.type != "cpu":
+        return torch.bmm(a, b)
+    out = a.new_empty((*a.shape[:2], b.shape[2]))
+    for left, right, made in zip(a, b, out, strict=True):
+        torch.mm(left, right, out=made)
+    return out
 
 
 def _fold(x: Tensor) -> Tensor:
@@ -96,8 +106,13 @@ def _fold(x: Tensor) -> Tensor:
     return x.flatten(1, 2).contiguous()
 
 
+def _by_head(x: Tensor, groups: int) -> Tensor:
+    """Make the query heads of a group rows, heads first: [T, H, D] -> contiguous [H_kv, T * G, D]."""
+    return _fold(x.unflatten(1, (-1, groups)).transpose(0, 1))
+
+
 def _by_token(x: Tensor, groups: int) -> Tensor:
-    """Undo `_fold`, tokens first: [H_kv, T * G, D] -> [T, H, D]."""
+    """Undo `_by_head`."""
     heads, rows, dim = x.shape
     return x.view(heads, rows // groups, groups, dim).transpose(0, 1).reshape(rows // groups, heads * groups, dim)
 
@@ -119,7 +134,7 @@ def _root_scores(q: Tensor, k: Tensor, plan: _Plan) -> Tensor:
     """Return the scores of the first token on the path of each row, [H_kv, rows, 1]."""
     bounds = pairwise([*plan.tree.roots, k.shape[1]])
     trees = [
-        torch.bmm(q[:, root * plan.groups : end * plan.groups], k[:, root : root + 1].transpose(1, 2))
+        _products(q[:, root * plan.groups : end * plan.groups], k[:, root : root + 1].transpose(1, 2))
         for root, end in bounds
     ]
     return torch.cat(trees, 1)
@@ -142,7 +157,7 @@ def _weigh(queries: Tensor, keys: Tensor, v: Tensor, plan: _Plan) -> tuple[_Sums
     for block in plan.tree.blocks:
         rows = plan.rows(block)
         weights = _scores(queries, keys, block, plan).exp_()
-        sums.values[:, rows] += torch.bmm(weights, v[:, block.start : block.stop])
+        sums.values[:, rows] += _products(weights, v[:, block.start : block.stop])
         sums.weights[:, rows] += weights.sum(-1, keepdim=True)
         if plan.keeps_weights:
             kept.append(weights)
@@ -151,7 +166,7 @@ def _weigh(queries: Tensor, keys: Tensor, v: Tensor, plan: _Plan) -> tuple[_Sums
 
 def _scores(q: Tensor, k: Tensor, block: Block, plan: _Plan) -> Tensor:
     """Return the block's scores [H_kv, rows, L], very low where a query must not see a key."""
-    scores = torch.bmm(q[:, plan.rows(block)], k[:, block.start : block.stop].transpose(1, 2))
+    scores = _products(q[:, plan.rows(block)], k[:, block.start : block.stop].transpose(1, 2))
     by_token = scores.unflatten(1, (-1, plan.groups))
     masked = torch.finfo(scores.dtype).min
     by_token[:, : block.stop - block.start].masked_fill_(block.hidden.unsqueeze(1).to(scores.device), masked)

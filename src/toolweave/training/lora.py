@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from toolweave.models.packing import linear, multiplies, packed
+from toolweave.training.lean import Again
 
 # Frozen weights are packed if both copies of them, one a direction, take no more than this.
 _PACKED_BYTES = 2**30
@@ -40,27 +41,31 @@ class _Frozen(NamedTuple):
 
 
 class _LoraProduct(torch.autograd.Function):
-    """x @ (weight + b @ a).T + bias; x [..., in], weight and bias of `frozen`, a [r, in], b [out, r]."""
+    """x @ (weight + b @ a).T + bias; x [..., in], weight and bias of `frozen`, a [r, in], b [out, r].
+
+    `again` computes x for the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: _Frozen, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, again: Again, frozen: _Frozen, a: Tensor, b: Tensor) -> Tensor:
         a, b = a.to(x.dtype), b.to(x.dtype)
         rows = x.reshape(-1, x.shape[-1])
         thin = rows @ a.T
         out = frozen.apply(rows).addmm_(thin, b.T)
-        ctx.save_for_backward(rows, a, b, thin)
-        ctx.frozen = frozen
+        ctx.save_for_backward(a, b, thin, *again.inputs)
+        ctx.frozen, ctx.compute = frozen, again.compute
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, a, b, thin = ctx.saved_tensors
+        a, b, thin, *inputs = ctx.saved_tensors
+        rows = ctx.compute(*inputs).flatten(0, -2)
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         thin_grad = grad @ b
         dx = ctx.frozen.apply_back(grad).addmm_(thin_grad, a) if ctx.needs_input_grad[0] else None
         dx = None if dx is None else dx.view(*grads[0].shape[:-1], -1)
         # The products with few rows are faster than those with few columns.
-        return dx, None, (thin_grad.T @ rows).float(), (thin.T @ grad).T.float()
+        return dx, None, None, (thin_grad.T @ rows).float(), (thin.T @ grad).T.float()
 
 
 class LoraLinear(lora.Linear):
@@ -88,7 +93,7 @@ class LoraLinear(lora.Linear):
             a = a * nn.functional.dropout(torch.ones_like(a[0]), dropout.p)
         base = cast(nn.Linear, self.get_base_layer())
         frozen = _Frozen(base.weight, base.bias, *self._packed)
-        return cast(Tensor, _LoraProduct.apply(x, frozen, a, b * self.scaling[name]))
+        return cast(Tensor, _LoraProduct.apply(x, Again.of(x), frozen, a, b * self.scaling[name]))
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:

