@@ -32,6 +32,7 @@ from toolweave.training.lean import make_lean
 from toolweave.training.lora import LoraLinear, add_lora, pack_frozen
 from toolweave.training.loss import tree_loss
 from toolweave.training.prefix_tree import Encoded, PrefixTree
+from toolweave.training.sft import _checkpoint_activations
 
 SHAPE = {
     "hidden_size": 32,
@@ -136,6 +137,40 @@ def test_loss_and_gradients_equal_one_by_one(architecture: str, samples: list[En
     assert len(tree_gradients) == len(expected_gradients) == sum(w.requires_grad for w in model.parameters())
     for got, want in zip(tree_gradients, expected_gradients, strict=True):
         assert (got - want).norm() <= 1e-5 * max(1.0, float(want.norm()))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_in_float32_no_input_of_a_lean_layer_waits_for_the_backward_pass(kept: bool) -> None:
+    model = bf16_model(False) if kept else model_of("qwen2", lean=True)
+    model.get_base_model().set_attn_implementation(attention.NAME)
+    taken, saved = list[Tensor](), set[int]()
+
+    def save(tensor: Tensor) -> Tensor:
+        saved.add(tensor.data_ptr())
+        return tensor
+
+    def take(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        taken.append(inputs[0])  # kept from going, so that its place is not another's
+
+    lean = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
+    hooks = [module.register_forward_pre_hook(take) for name, module in model.named_modules() if name.endswith(lean)]
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        tree_loss(model, PrefixTree.build([Encoded((0, 1, 2, 1), 1)])).backward()
+    for hook in hooks:
+        hook.remove()
+    assert len(taken) == 2 * len(lean)
+    assert {tensor.data_ptr() in saved for tensor in taken} == {kept}
+
+
+@settings(max_examples=10)
+@given(samples=SAMPLE_SETS)
+def test_gradient_checkpointing_changes_nothing(samples: list[Encoded]) -> None:
+    model = deepcopy(model_of("qwen2", lean=True)).train()
+    loss, plain = packed(model, samples)
+    _checkpoint_activations(model)
+    again, checkpointed = packed(model.train(), samples)
+    assert torch.equal(again, loss)
+    assert all(map(torch.equal, checkpointed, plain))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
