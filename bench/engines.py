@@ -34,7 +34,7 @@ import psutil
 from transformers import AutoTokenizer
 
 from toolweave.dialects import Prompt, get_dialect
-from toolweave.models.base_models import best_dtype
+from toolweave.models.dtypes import best_dtype
 from toolweave.models.template import ChatTemplate
 from toolweave.serving.process import end_tree, free_port
 from toolweave.serving.vllm_environment import prepare

@@ -84,17 +84,20 @@ def sft(
 
     import torch
 
-    from toolweave.models.base_models import best_dtype, load
+    from toolweave.models.dtypes import named_dtype
+    from toolweave.training.memory import fill_holes
+
+    dtype = named_dtype(recipe.base.dtype)
+    if dtype is torch.float32:
+        fill_holes()
+
+    from toolweave.models.base_models import load
     from toolweave.training import layout
     from toolweave.training.distributed import joined
-    from toolweave.training.memory import fill_holes
-    from toolweave.training.sft import base_name, torch_dtype, train
+    from toolweave.training.sft import base_name, train
     from toolweave.training.sources import gather
 
     base = base_name(recipe.base)
-    dtype = torch_dtype(recipe.base.dtype) or best_dtype()
-    if dtype is torch.float32:
-        fill_holes()
     with joined() as workers:
         run = Path(workers.agree(layout.choose_run(recipe.run, recipe.base.model) if workers.is_first else None))
         with workers.first_goes_first():

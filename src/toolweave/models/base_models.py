@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from toolweave.errors import ModelError
+from toolweave.models.dtypes import best_dtype
 from toolweave.models.gguf import load_gguf
 from toolweave.models.hub import HubId, download
 from toolweave.models.locate import EMBEDDED_TOOLS, HINT, STARTER, resolve
@@ -66,17 +67,6 @@ def load_template(source: str) -> ChatTemplate:
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"cannot load a tokenizer from {source!r}: {reason}", HINT) from error
-
-
-def best_dtype() -> torch.dtype:
-    """Return bf16 where the hardware multiplies it fast, else fp32.
-
-    A CPU without AMX or AVX512-BF16 emulates bf16 about ten times slower than it runs fp32.
-    """
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
 
 
 def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -17,10 +17,11 @@ def forget_shapes() -> None:
 
 
 def fill_holes() -> None:
-    """Let torch begin large tensors at pages of 2 MiB, unless the environment says otherwise.
+    """Let torch begin large tensors at a page of the system, unless the environment says otherwise.
 
-    Call it before the first tensor. Where one of those goes, the next of its size fits in; between others it does not,
-    as the system looks for a little more than it needs (glibc's memalign). In float32 that saves a quarter of the
-    memory and costs no time; in bf16 a fifteenth, and a twentieth of the speed.
+    Call it before transformers is imported, which makes the first tensors. The place of a tensor that goes is then
+    taken by the next of its size; elsewhere it often is a few bytes too small, as the system looks for more than it
+    needs (glibc's memalign). In float32 that saves a quarter of the memory and costs no time; in bf16 a fifteenth, and
+    a twentieth of the speed.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

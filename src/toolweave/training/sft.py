@@ -31,7 +31,7 @@ from toolweave.training.plan import Plan, fingerprint, labels
 from toolweave.training.plots import plot_run
 from toolweave.training.prefix_tree import Encoded, PrefixTree
 from toolweave.training.progress import Best, Progress
-from toolweave.training.recipe import Dtype, LoraPart, ModelPart, Recipe, write_config
+from toolweave.training.recipe import LoraPart, ModelPart, Recipe, write_config
 from toolweave.training.rows import Dropped, Row, Rows, prepare, row_id
 from toolweave.training.stopping import StopRequest
 from toolweave.types import Sample
@@ -108,11 +108,6 @@ def base_name(base: ModelPart) -> str:
     if Path(base.model).exists():
         return str(Path(base.model).resolve())
     return f"{base.model}@{base.model_revision}" if base.model_revision and "/" in base.model else base.model
-
-
-def torch_dtype(dtype: Dtype) -> torch.dtype | None:
-    """Return the dtype to load the base in; None lets the hardware decide."""
-    return {Dtype.BF16: torch.bfloat16, Dtype.FP16: torch.float16, Dtype.FP32: torch.float32}.get(dtype)
 
 
 class _Run:
