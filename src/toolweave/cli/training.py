@@ -89,7 +89,7 @@ def sft(
 
     dtype = named_dtype(recipe.base.dtype)
     if dtype is torch.float32:
-        fill_holes()
+        fill_holes()  # before the imports below, which make the first tensors
 
     from toolweave.models.base_models import load
     from toolweave.training import layout
