@@ -13,10 +13,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from turns import Turns
 
 from toolweave.data.jsonl import read_samples
-from toolweave.models.base_models import load
 from toolweave.training.log import LOG_NAME
+from toolweave.training.memory import fill_holes
 from toolweave.training.recipe import Recipe, Scheduler
-from toolweave.training.sft import train
 
 
 def recipe_of(options: dict[str, Any]) -> Recipe:
@@ -42,7 +41,14 @@ def recipe_of(options: dict[str, Any]) -> Recipe:
 def main() -> None:
     options = json.loads(sys.argv[1])
     turns, run = Turns(), Path(options["output"])
-    loaded = load(options["model"], torch.bfloat16)
+    dtype = getattr(torch, options["dtype"])
+    if dtype is torch.float32:
+        fill_holes()  # before the imports below, which make the first tensors
+
+    from toolweave.models.base_models import load
+    from toolweave.training.sft import train
+
+    loaded = load(options["model"], dtype)
     samples = list(read_samples(Path(options["data"]) / "samples.jsonl"))
     register_optimizer_step_post_hook(lambda *_: turns.over())
     train(loaded, samples, run, recipe_of(options), options["model"])

@@ -37,7 +37,7 @@ def main() -> None:
         "load_from_cache_file": "false",
         "max_length": 8192,
         "use_cpu": "true",
-        "torch_dtype": "bfloat16",
+        "torch_dtype": options["dtype"],
         "attn_impl": "sdpa",
         "gradient_checkpointing": "false",
         "tuner_type": "lora",

@@ -26,8 +26,8 @@ def main() -> None:
     )  # fmt: skip
     config = SFTConfig(
         output_dir=options["output"],
-        model_init_kwargs={"dtype": "bfloat16"},
-        bf16=True,
+        model_init_kwargs={"dtype": options["dtype"]},
+        bf16=options["dtype"] == "bfloat16",
         use_cpu=True,
         gradient_checkpointing=False,
         max_length=None,

@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from workload import agent_rows
 
 from toolweave.models.base_models import load
+from toolweave.models.dtypes import best_dtype
 from toolweave.models.locate import EMBEDDED
 from toolweave.training.loss import tree_loss
 from toolweave.training.memory import forget_shapes
@@ -48,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     forget_shapes()
-    loaded = load(EMBEDDED, torch.bfloat16)
+    loaded = load(EMBEDDED)
     recipe = recipe_of({
         "rank": 8, "alpha": 32, "dropout": args.dropout, "learning_rate": 2e-3, "weight_decay": 0.01,
         "max_grad_norm": 1.0, "batch": args.rows, "accumulation": 1, "turns": 1,
@@ -113,13 +114,14 @@ def memory_speed() -> float:
 
 
 def _bytes_of_a_layer(model: nn.Module, tokens: int, layers: int) -> int:
-    """Return what the products of one layer read and write at least, forward and backward, in bf16."""
+    """Return what the products of one layer read and write at least, forward and backward."""
     shapes = [
         module.weight.shape
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and not name.endswith("lm_head")
     ]
-    both_ways = sum(2 * 2 * (rows * columns + tokens * (rows + columns)) for rows, columns in shapes)
+    size = best_dtype().itemsize
+    both_ways = sum(2 * size * (rows * columns + tokens * (rows + columns)) for rows, columns in shapes)
     return both_ways // layers
 
 

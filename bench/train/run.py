@@ -3,10 +3,10 @@
     python bench/train/run.py            all of it, about 16 minutes
     python bench/train/run.py --smoke    two short turns each, to see that everything works
 
-Every worker holds the same bf16 weights, adapter and optimiser settings, and the same threads. A round lets
-each train once: a peer one micro-batch of 2 rows, ours one optimiser step. The first turn of each is warm-up.
-Ratios are taken within a round, so that noise of the machine strikes both sides; their median is reported.
-Writes bench/results/train.json.
+Every worker holds the same weights (bf16 where the hardware multiplies it fast, else float32), adapter and optimiser
+settings, and the same threads. A round lets each train once: a peer one micro-batch of 2 rows, ours one optimiser step.
+The first turn of each is warm-up. Ratios are taken within a round, so that noise of the machine strikes both sides;
+their median is reported. Writes bench/results/train.json.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from turns import Worker
 from workload import Work, Workload, agent_rows, distinct_rows
 
 from toolweave.models.base_models import LoadedModel, load
+from toolweave.models.dtypes import best_dtype
 from toolweave.models.locate import EMBEDDED
 
 HERE = Path(__file__).resolve().parent
@@ -107,11 +108,11 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(args.threads)
     pythons = {name: python_of(name, CACHE) for name in args.peers}
-    model = CACHE / "embedded"
-    loaded = load(EMBEDDED, torch.bfloat16)
+    dtype = str(best_dtype()).removeprefix("torch.")
+    loaded, model = load(EMBEDDED), CACHE / f"embedded-{dtype}"
     if not (model / "config.json").exists():
         _save_plain(loaded, model)
-    settings = _settings(args)
+    settings = {**_settings(args), "dtype": dtype}
     started = time.monotonic()
 
     peaks: list[float] = []
@@ -186,8 +187,8 @@ def flops_per_pair(model: nn.Module) -> int:
 
 
 def gemm_peak() -> float:
-    """Return bf16 operations per second of the best of ten 2048 x 2048 x 2048 products."""
-    a, b = (torch.randn(_GEMM, _GEMM).bfloat16() for _ in range(2))
+    """Return operations per second of the best of ten 2048 x 2048 x 2048 products."""
+    a, b = (torch.randn(_GEMM, _GEMM).to(best_dtype()) for _ in range(2))
     seconds = []
     for _ in range(10):
         started = time.perf_counter()
@@ -217,7 +218,7 @@ def _race(workload: Workload, courses: Sequence[Course], peaks: list[float]) -> 
             with _console.status(f"{workload.name}: {course.name} loads and warms up"):
                 log = CACHE / f"{workload.name}-{course.name.replace(', ', '-').replace(' ', '-')}.log"
                 command = [course.python, str(HERE / course.script), json.dumps(course.options)]
-                workers[course.name] = Worker(command, {}, log)
+                workers[course.name] = Worker(command, log)
                 _note(timed[course.name], workers[course.name].report())
         rounds = len(courses[0].work)
         for number in range(1, rounds):
@@ -290,7 +291,7 @@ def _print_table(workload: Workload, timed: Mapping[str, Timed], costs: Costs, a
 
 
 def _save_plain(loaded: LoadedModel, folder: Path) -> None:
-    """Save the model as a plain bf16 folder, whole or not at all."""
+    """Save the model as a plain folder, whole or not at all."""
     draft = folder.with_name(f".{folder.name}")
     # The weights are plain tensors by now; transformers remembers that the file's were not, and would refuse.
     vars(loaded.model)["hf_quantizer"] = None

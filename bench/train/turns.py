@@ -12,7 +12,7 @@ import os
 import resource
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,14 @@ class Turns:
 class Worker:
     """The benchmark's side of one worker, whose output goes to the file `log`."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path) -> None:
         told, go = os.pipe()
         heard, tells = os.pipe()
         self._log = log
         with log.open("w", encoding="utf-8") as output:
             self._process = subprocess.Popen(
                 command,
-                env={**os.environ, **environment, _PIPES: f"{told},{tells}"},
+                env={**os.environ, _PIPES: f"{told},{tells}"},
                 pass_fds=(told, tells),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
